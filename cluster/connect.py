@@ -1,0 +1,82 @@
+"""Where Ray runs: the cluster of ``RAY_ADDRESS``, or this machine."""
+
+import contextlib
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+
+from raygen.errors import ResourceError
+
+
+@contextlib.contextmanager
+def connected(verbose: bool = False) -> Iterator[None]:
+    """Connect for the length of the block, unless somebody has already connected, and then leave that be.
+
+    Args:
+        verbose: show Ray's own messages and the output of its workers.
+
+    Raises:
+        ResourceError: the cluster of ``RAY_ADDRESS`` does not answer.
+    """
+    _quieten(verbose)
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    level = logging.INFO if verbose else logging.ERROR
+    try:
+        with _hushed(not verbose):
+            ray.init(logging_level=level, log_to_driver=verbose)
+    except (ConnectionError, RuntimeError) as error:
+        if "RAY_ADDRESS" not in os.environ:
+            raise
+        raise ResourceError(
+            f"RAY_ADDRESS={os.environ['RAY_ADDRESS']}: no Ray cluster answers ({str(error).splitlines()[0]})",
+            "unset RAY_ADDRESS to work on this machine, or check the address",
+        ) from None
+    try:
+        if not verbose:
+            _quieten_data()
+        yield
+    finally:
+        ray.shutdown()
+
+
+@contextlib.contextmanager
+def _hushed(hush: bool) -> Iterator[None]:
+    """Keep Ray's core, which writes to the file descriptor itself, from announcing its log level. Exceptions still tell."""
+    if not hush:
+        yield
+        return
+    kept = os.dup(2)
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+def _quieten(verbose: bool) -> None:
+    # An ancestor `uv run` would make Ray rebuild every worker's environment.
+    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # the future default; else a warning at every start
+    if verbose:
+        return
+    # Ray Data gives its actors their function by reference, and Ray's core then prints a warning about restarts for each.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    warnings.filterwarnings("ignore", module=r"ray\..*")
+
+
+def _quieten_data() -> None:
+    import ray.data
+    import ray.train
+
+    for name in ("ray", "ray.data", "ray.train", "ray.tune"):  # after the imports, which set levels of their own
+        logging.getLogger(name).setLevel(logging.ERROR)
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False

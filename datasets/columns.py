@@ -1,0 +1,52 @@
+"""Category columns between Arrow and class indices."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.types as at
+
+Value = str | int | bool | None
+
+
+class Category(NamedTuple):
+    """The values of a category column, in order, and how many training rows have each."""
+
+    values: tuple[Value, ...]
+    counts: tuple[int, ...]
+
+
+def count(column: pa.Array) -> Counter[Value]:
+    """How often each value is there, a null being one of them."""
+    counted = _plain(column).value_counts()
+    return Counter(dict(zip(counted.field("values").to_pylist(), counted.field("counts").to_pylist(), strict=True)))
+
+
+def fit(everywhere: Iterable[Value], training: Mapping[Value, int]) -> Category:
+    """Values from all rows, sorted (null last), so that holdout rows can be encoded; counts from training rows only."""
+    present = list(everywhere)
+    ordered: list[Value] = [*sorted(value for value in present if value is not None)]
+    ordered += [None] if None in present else []
+    return Category(tuple(ordered), tuple(training.get(value, 0) for value in ordered))
+
+
+def encode(column: pa.Array, category: Category) -> np.ndarray:
+    """Class indices: int64, ``(n,)``. A value that was not there when the codec was fitted is -1."""
+    index = {value: i for i, value in enumerate(category.values)}
+    dictionary = _plain(column).dictionary_encode(null_encoding="encode")
+    lookup = np.array([index.get(value, -1) for value in dictionary.dictionary.to_pylist()] or [-1], np.int64)
+    indices: np.ndarray = lookup[dictionary.indices.to_numpy(zero_copy_only=False)]
+    return indices
+
+
+def decode(indices: np.ndarray, category: Category, kind: pa.DataType) -> pa.Array:
+    """The values of class indices, as the type that the column has in the source."""
+    plain = kind.value_type if at.is_dictionary(kind) else kind
+    values = pa.array(category.values, plain).take(pa.array(indices))
+    return values.cast(kind) if at.is_dictionary(kind) else values
+
+
+def _plain(column: pa.Array) -> pa.Array:
+    return column.dictionary_decode() if at.is_dictionary(column.type) else column

@@ -1,0 +1,119 @@
+"""Fields against Arrow types: whether a column can be read as the schema says, and what a schema for given data is."""
+
+import json
+from collections.abc import Mapping
+
+import pyarrow as pa
+import pyarrow.types as at
+
+from raygen.datasets.images import decode_one, tensor_shape
+from raygen.errors import DataError
+from raygen.spec import CategoryField, DataField, ImageField, did_you_mean
+
+MAX_CATEGORIES = 1000  # more distinct values than this are text or identifiers, not a category
+
+
+def check(fields: Mapping[str, DataField], arrow: pa.Schema, where: str) -> None:
+    """Fail unless every field of the schema is a column that holds what its kind says.
+
+    Raises:
+        DataError: a column is not there, is there twice, or is of a type that its kind cannot be read from.
+    """
+    for name, field in fields.items():
+        indices = arrow.get_all_field_indices(name)
+        if not indices:
+            raise DataError(
+                f"{where}: there is no column {name!r}{did_you_mean(name, arrow.names)}",
+                f"its columns are: {', '.join(arrow.names)}",
+            )
+        if len(indices) > 1:
+            raise DataError(f"{where}: {len(indices)} columns are called {name!r}", "rename all but one")
+        kind = arrow.field(name).type
+        if not (_is_image(kind) if field.kind == "image" else _is_category(kind)):
+            raise DataError(
+                f"{where}: column {name!r} is of type {kind}, which cannot be read as kind {field.kind!r}",
+                "an image is binary, struct<bytes, path> or a fixed-size tensor; a category is a string, integer or bool",
+            )
+
+
+def infer(table: pa.Table, where: str) -> tuple[dict[str, DataField], dict[str, str]]:
+    """The schema of some rows, and for every column left out, why.
+
+    Args:
+        table: the first rows of the data.
+    """
+    fields: dict[str, DataField] = {}
+    left_out: dict[str, str] = {}
+    for name in table.column_names:
+        column = table[name].combine_chunks()
+        kind = column.type
+        if _is_image(kind):
+            try:
+                fields[name] = _image_field(column)
+            except ValueError as error:
+                left_out[name] = f"{kind}: {error}"
+        elif not _is_category(kind):
+            left_out[name] = f"{kind} columns are not supported yet"
+        elif (distinct := len(column.unique())) > min(MAX_CATEGORIES, max(2, len(column) // 2)):
+            left_out[name] = f"{distinct} distinct values in {len(column)} rows: too many for a category"
+        else:
+            fields[name] = CategoryField()
+    if not fields:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in left_out.items())
+        raise DataError(f"{where}: no column can be used ({reasons})", "raygen reads images and categories")
+    return fields, left_out
+
+
+def features_metadata(schema: pa.Schema) -> pa.Schema:
+    """The schema with Hugging Face's feature metadata, by which viewers know that a struct is a picture."""
+    if not any(_is_struct(field.type) for field in schema):
+        return schema
+    metadata = schema.metadata or {}
+    of_source = json.loads(metadata.get(b"huggingface", b"{}")).get("info", {}).get("features", {})
+    features = {field.name: of_source.get(field.name) or _feature(field.type) for field in schema}
+    metadata = {**metadata, b"huggingface": json.dumps({"info": {"features": features}}).encode()}
+    return schema.with_metadata(metadata)
+
+
+def _feature(kind: pa.DataType) -> dict[str, str]:
+    if _is_struct(kind):
+        return {"_type": "Image"}
+    return {"dtype": {"double": "float64", "float": "float32"}.get(str(kind), str(kind)), "_type": "Value"}
+
+
+def _is_struct(kind: pa.DataType) -> bool:
+    return bool(at.is_struct(kind) and kind.get_field_index("bytes") >= 0)
+
+
+def _is_binary(kind: pa.DataType) -> bool:
+    return bool(at.is_binary(kind) or at.is_large_binary(kind))
+
+
+def _is_image(kind: pa.DataType) -> bool:
+    if _is_struct(kind):
+        return _is_binary(kind.field("bytes").type)
+    return _is_binary(kind) or tensor_shape(kind) is not None
+
+
+def _is_category(kind: pa.DataType) -> bool:
+    if at.is_dictionary(kind):
+        kind = kind.value_type
+    return bool(at.is_string(kind) or at.is_large_string(kind) or at.is_integer(kind) or at.is_boolean(kind))
+
+
+def _image_field(column: pa.Array) -> ImageField:
+    """The size of the first picture.
+
+    Raises:
+        ValueError: there is no picture that can be read.
+    """
+    shape = tensor_shape(column.type)
+    if shape is not None:
+        height, width, channels = shape
+    else:
+        first = next((value.as_py() for value in column if value.is_valid), None)
+        data = first.get("bytes") if isinstance(first, dict) else first
+        if data is None:
+            raise ValueError("no picture in the first rows")
+        height, width, channels = decode_one(data).shape
+    return ImageField.model_validate({"height": height, "width": width, "channels": channels})

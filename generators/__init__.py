@@ -1,0 +1,1 @@
+"""Generators: families, networks, noise and the artifact. Pure torch, no Ray."""

@@ -1,0 +1,123 @@
+"""``autoencoder``: deterministic autoencoders with a density fitted on their latent space (Ghosh et al. 2020,
+"From variational to deterministic autoencoders", arXiv 1903.12436)."""
+
+from collections.abc import Iterable
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from raygen.generators import networks
+from raygen.generators.base import Family, Sampler, local
+from raygen.spec import AutoencoderSpec
+
+
+class Deterministic(nn.Module):
+    """Images ``(n, *shape)`` → reconstructed images in [-1, 1] and latents ``(n, latent)``."""
+
+    def __init__(self, encoder: nn.Module, decoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder, self.decoder = encoder, decoder
+
+    def forward(self, images: Tensor, classes: Tensor | None) -> tuple[Tensor, Tensor]:
+        latent = self.encoder(images, classes)
+        return torch.tanh(self.decoder(latent, classes)), latent
+
+
+class Autoencoder(Family):
+    """Minimizes the squared reconstruction error; the latent is kept small by a light penalty on its square, as in RAE-L2.
+
+    When it has learnt, a Gaussian with full covariance is fitted to the latents of each class (of all rows, without a
+    condition); new rows are decoded from draws of it.
+    """
+
+    spec: AutoencoderSpec
+    penalty = 1e-3
+
+    def build(self) -> None:
+        spec = self.spec
+        features = networks.encoder(spec.network, self.shape, spec.width, norm=True)
+        network = Deterministic(
+            networks.Head(features, self.classes, spec.latent),
+            networks.decoder(spec.network, spec.latent, self.classes, self.shape, spec.width),
+        )
+        self.networks = {"autoencoder": network.to(self.device)}
+        self.optimizers = {"autoencoder": torch.optim.Adam(network.parameters(), lr=spec.learning_rate)}
+        self.density = Density(max(1, self.classes), spec.latent).to(self.device)
+
+    def sampler(self) -> Sampler:
+        return DensitySampler(self._network().decoder, self.density)
+
+    def step(self, images: Tensor, classes: Tensor | None) -> dict[str, Tensor]:
+        reconstructed, latent = self.networks["autoencoder"](images, classes)
+        error = F.mse_loss(reconstructed.float(), images, reduction="sum") / len(images)
+        loss = error + self.penalty * latent.float().pow(2).sum(1).mean()
+        self.descend("autoencoder", loss)
+        return {"loss": loss.detach(), "squared_error": error.detach()}
+
+    @torch.no_grad()
+    def finish(self, batches: Iterable[tuple[Tensor, Tensor | None]]) -> None:
+        """Fit the density on the latents of all workers' rows: its moments are sums, so workers add theirs up."""
+        latent, components = self.spec.latent, max(1, self.classes)
+        count = torch.zeros(components, dtype=torch.float64, device=self.device)
+        total = torch.zeros(components, latent, dtype=torch.float64, device=self.device)
+        square = torch.zeros(components, latent, latent, dtype=torch.float64, device=self.device)
+        encoder = self._network().encoder.eval()
+        for images, classes in batches:
+            z = encoder(images, classes).double()
+            component = torch.zeros(len(z), dtype=torch.int64, device=z.device) if classes is None else classes
+            count.index_add_(0, component, torch.ones_like(z[:, 0]))
+            total.index_add_(0, component, z)
+            square.index_add_(0, component, z[:, :, None] * z[:, None, :])
+        encoder.train()
+        if dist.is_available() and dist.is_initialized():
+            for moment in (count, total, square):
+                dist.all_reduce(moment)
+        assert isinstance(self.average, DensitySampler)
+        self.average.density.fit(count, total, square)
+
+    def _network(self) -> Deterministic:
+        network = local(self.networks["autoencoder"])
+        assert isinstance(network, Deterministic)
+        return network
+
+
+class Density(nn.Module):
+    """A Gaussian per component: mean ``(components, d)`` and the Cholesky factor of its covariance."""
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, components: int, latent: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(components, latent))
+        self.register_buffer("scale", torch.eye(latent).repeat(components, 1, 1))
+
+    def fit(self, count: Tensor, total: Tensor, square: Tensor) -> None:
+        """From the number of rows, the sum of latents and the sum of their outer products, per component, in float64."""
+        n = count.clamp(min=1)[:, None]
+        mean = total / n
+        covariance = square / n[..., None] - mean[:, :, None] * mean[:, None, :]
+        # A class with few rows has a singular covariance: a little of the identity keeps the factor defined.
+        ridge = 1e-6 + 1e-4 * covariance.diagonal(dim1=1, dim2=2).mean(1)
+        covariance += ridge[:, None, None] * torch.eye(mean.shape[1], dtype=mean.dtype, device=mean.device)
+        self.mean.copy_(mean)
+        self.scale.copy_(torch.linalg.cholesky(covariance))
+
+    def forward(self, noise: Tensor, classes: Tensor | None) -> Tensor:
+        component = torch.zeros(len(noise), dtype=torch.int64, device=noise.device) if classes is None else classes
+        # A sum of products, not a batched matrix product: its bits do not depend on what else is in the batch.
+        return self.mean[component] + (self.scale[component] * noise[:, None, :]).sum(2)
+
+
+class DensitySampler(Sampler):
+    """Noise → a draw of the density → the decoder."""
+
+    def __init__(self, decoder: nn.Module, density: Density) -> None:
+        super().__init__()
+        self.decoder, self.density = decoder, density
+        self.noise = density.mean.shape[1]
+
+    def forward(self, noise: Tensor, classes: Tensor | None) -> Tensor:
+        return torch.tanh(self.decoder(self.density(noise, classes), classes))

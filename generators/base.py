@@ -1,0 +1,124 @@
+"""The contract of a family: how a generator learns, and what it is when it has learnt."""
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from raygen.generators.networks import Shape
+from raygen.spec import FamilySpec
+
+
+class Sampler(nn.Module, ABC):
+    """The networks of a generator that make rows.
+
+    Attributes:
+        noise: how many standard normal numbers a row is made from.
+    """
+
+    noise: int
+
+    @abstractmethod
+    def forward(self, noise: Tensor, classes: Tensor | None) -> Tensor:
+        """Noise ``(n, noise)``, class indices ``(n,)`` or None → images in [-1, 1], ``(n, channels, height, width)``.
+
+        In evaluation mode a row depends on its own noise and class only.
+        """
+
+
+class Family(ABC):
+    """How a kind of generator learns: its networks, losses and optimizers. The train loop knows no family by name.
+
+    Args:
+        spec: the family's options.
+        shape: channels, height and width of the images.
+        classes: how many the condition has; 0 without a condition.
+        device: where the networks live.
+    """
+
+    def __init__(self, spec: FamilySpec, shape: Shape, classes: int, device: torch.device) -> None:
+        self.spec, self.shape, self.classes, self.device = spec, shape, classes, device
+        self.networks: dict[str, nn.Module] = {}
+        self.optimizers: dict[str, Optimizer] = {}
+        self.build()
+        self.average = copy.deepcopy(self.sampler())
+        self.steps = 0
+
+    @abstractmethod
+    def build(self) -> None:
+        """Make ``networks`` and ``optimizers``, on ``device``."""
+
+    @abstractmethod
+    def sampler(self) -> Sampler:
+        """The part of the networks that makes rows, sharing their parameters."""
+
+    @abstractmethod
+    def step(self, images: Tensor, classes: Tensor | None) -> dict[str, Tensor]:
+        """Learn from a batch.
+
+        Args:
+            images: in [-1, 1], ``(n, channels, height, width)``.
+            classes: int64 ``(n,)``, or None.
+
+        Returns:
+            Scalars to show, detached and left on the device.
+        """
+
+    def finish(self, batches: Iterable[tuple[Tensor, Tensor | None]]) -> None:
+        """Called once after the last step, with one pass over this worker's training rows. Most have nothing to do."""
+        return
+
+    def descend(self, name: str, loss: Tensor) -> None:
+        """One step of a network's optimizer down the gradient of a loss."""
+        self.optimizers[name].zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizers[name].step()
+
+    def distribute(self, wrap: Callable[[nn.Module], nn.Module]) -> None:
+        """Replace every network by what synchronizes its gradients with the other workers."""
+        self.networks = {name: wrap(network) for name, network in self.networks.items()}
+
+    def average_weights(self) -> None:
+        """Move the exponential moving average of the sampler, which is what gets exported, towards its weights."""
+        self.steps += 1
+        decay = min(self.spec.ema, self.steps / (self.steps + 10))  # short runs are not an average with their first weights
+        with torch.no_grad():
+            for average, current in zip(_state(self.average), _state(self.sampler()), strict=True):
+                if average.is_floating_point():
+                    average.lerp_(current, 1 - decay)
+                else:
+                    average.copy_(current)
+
+    def exported(self) -> Sampler:
+        """The averaged sampler, ready to make rows."""
+        return self.average.eval()
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that a run needs to go on, the same whether or not the networks are distributed."""
+        return {
+            "networks": {name: local(network).state_dict() for name, network in self.networks.items()},
+            "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
+            "average": self.average.state_dict(),
+            "steps": self.steps,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for name, network in self.networks.items():
+            local(network).load_state_dict(state["networks"][name])
+        for name, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(state["optimizers"][name])
+        self.average.load_state_dict(state["average"])
+        self.steps = state["steps"]
+
+
+def _state(module: nn.Module) -> list[Tensor]:
+    return list(module.state_dict().values())
+
+
+def local(network: nn.Module) -> nn.Module:
+    """The network itself, where DistributedDataParallel is wrapped around it."""
+    return network.module if isinstance(network, nn.parallel.DistributedDataParallel) else network

@@ -1,0 +1,211 @@
+"""The generator: codec, networks and config that make rows, each a pure function of the seed and its number."""
+
+import importlib.metadata
+import platform
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import pyarrow as pa
+import torch
+from pydantic import TypeAdapter
+
+from raygen.datasets.codec import Batch, Codec
+from raygen.datasets.columns import Value
+from raygen.datasets.storage import Folder
+from raygen.errors import RaygenError
+from raygen.generators import artifact, noise
+from raygen.generators.base import Sampler
+from raygen.generators.families import family
+from raygen.spec import GeneratorSpec
+
+TILE = 64  # on CPUs, batches smaller than this differ from larger ones in the last bit
+_SPEC: TypeAdapter[GeneratorSpec] = TypeAdapter(GeneratorSpec)
+
+Condition: TypeAlias = "Value | Sequence[Value] | np.ndarray | pa.Array | pa.ChunkedArray"
+"""One value for all rows, or one value per row."""
+
+
+@dataclass
+class Generator:
+    """Makes rows.
+
+    Attributes:
+        spec: the family and its options.
+        codec: of the columns it makes: the image, and the condition where it has one.
+        sampler: the networks, in evaluation mode.
+        tile: how many rows the networks see at once, always, so that a row's bits do not depend on who else is asked for.
+        lineage: what it came from: data fingerprint, training run, versions, metrics.
+    """
+
+    spec: GeneratorSpec
+    codec: Codec
+    sampler: Sampler
+    tile: int = TILE
+    lineage: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def load(cls, uri: str | Path, device: str | torch.device | None = None) -> "Generator":
+        """Read an artifact.
+
+        Args:
+            uri: the folder of an artifact, local or ``s3://``.
+            device: where it computes; a GPU where there is one by default.
+
+        Raises:
+            OutputError: there is no artifact, or it is broken.
+        """
+        document, weights = artifact.read(Folder(uri))
+        identity = document["identity"]
+        spec = _SPEC.validate_python(identity["generator"])
+        codec = Codec.from_json(identity["codec"])
+        sampler = untrained(spec, codec, torch.device("cpu")).sampler()
+        sampler.load_state_dict(weights)
+        sampler.to(device or default_device()).eval()
+        return cls(spec, codec, sampler, identity["tile"], document["lineage"])
+
+    def save(self, folder: Folder) -> None:
+        """Write the artifact."""
+        document = {
+            "format": artifact.FORMAT,
+            "digest": self.digest,
+            "identity": self.identity,
+            "lineage": {**self.lineage, "versions": versions()},
+        }
+        artifact.write(folder, document, self.sampler.state_dict(), self._card())
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """All that decides the rows, but for the weights."""
+        return {"generator": self.spec.model_dump(mode="json"), "codec": self.codec.to_json(), "tile": self.tile}
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256, hexadecimal, of the canonical content."""
+        return artifact.digest(self.identity, self.sampler.state_dict())
+
+    def sample(self, rows: range, seed: int, condition: Condition | None = None) -> pa.Table:
+        """Make rows by their numbers.
+
+        The same rows come out whatever range they are asked for in, here or in a job, bit for bit on one device type and
+        library version.
+
+        Args:
+            rows: consecutive row numbers, for example ``range(1000, 1100)``.
+            seed: of the dataset, 0 or more.
+            condition: what the rows show: one value for all, or one for each row. By default each row draws its own, with
+                the frequencies of the training data.
+
+        Returns:
+            A table with the Arrow types of the training data.
+
+        Raises:
+            RaygenError: the condition is a value never seen, is not one per row, or the generator takes none.
+        """
+        return self.codec.decode(self.tensors(rows, seed, self.classes(rows, seed, condition)))
+
+    def tensors(self, rows: range, seed: int, classes: np.ndarray | None) -> Batch:
+        """The same before decoding: images uint8 ``(n, channels, height, width)``, and the classes ``(n,)``."""
+        name, size = self.codec.image
+        images = np.empty((len(rows), size.channels, size.height, size.width), np.uint8)
+        for tile, wanted in _tiles(rows, self.tile):
+            given = None
+            if classes is not None:
+                given = np.zeros(self.tile, np.int64)
+                given[wanted.start - tile.start : wanted.stop - tile.start] = classes[
+                    wanted.start - rows.start : wanted.stop - rows.start
+                ]
+            made = self._tile(tile, seed, given)[wanted.start - tile.start : wanted.stop - tile.start]
+            images[wanted.start - rows.start : wanted.stop - rows.start] = made
+        batch: Batch = {name: images}
+        if classes is not None:
+            assert self.spec.condition is not None
+            batch[self.spec.condition] = np.asarray(classes, np.int64)
+        return batch
+
+    def classes(self, rows: range, seed: int, condition: Condition | None = None) -> np.ndarray | None:
+        """The class index of each row: int64 ``(n,)``, or None where the generator has no condition."""
+        if rows.step != 1 or rows.start < 0 or len(rows) == 0:
+            raise RaygenError(f"{rows} is not a range of row numbers", "for example: range(1000, 1100)")
+        name = self.spec.condition
+        if name is None:
+            if condition is not None:
+                raise RaygenError("this generator takes no condition", "train one with generator.condition")
+            return None
+        category = self.codec.categories[name]
+        if condition is None:
+            shares = np.cumsum(category.counts) / np.sum(category.counts)
+            return np.searchsorted(shares, noise.uniforms(seed, "condition", rows), side="right").astype(np.int64)
+        if isinstance(condition, str | int):
+            return np.full(len(rows), self.codec.class_index(name, condition), np.int64)
+        if isinstance(condition, pa.Array | pa.ChunkedArray):
+            values: list[Value] = condition.to_pylist()
+        else:
+            values = condition.tolist() if isinstance(condition, np.ndarray) else list(condition)
+        if len(values) != len(rows):
+            raise RaygenError(f"{len(values)} conditions for {len(rows)} rows", "give one value, or one for each row")
+        index = {value: self.codec.class_index(name, value) for value in set(values)}
+        return np.array([index[value] for value in values], np.int64)
+
+    @torch.inference_mode()
+    def _tile(self, rows: range, seed: int, classes: np.ndarray | None) -> np.ndarray:
+        device = next(self.sampler.buffers(), next(self.sampler.parameters())).device
+        normals = torch.from_numpy(noise.normals(seed, "latent", rows, self.sampler.noise)).to(device)
+        given = None if classes is None else torch.from_numpy(classes).to(device)
+        images = self.sampler(normals, given).float()
+        pixels: np.ndarray = ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).cpu().numpy()
+        return pixels
+
+    def _card(self) -> str:
+        name, size = self.codec.image
+        condition = self.spec.condition
+        values = f", asked for by `{condition}`" if condition else ""
+        metrics = "\n".join(f"- {key}: {value:.4g}" for key, value in self.lineage.get("metrics", {}).items())
+        return f"""---
+library_name: raygen
+tags: [synthetic-data, {self.spec.family}]
+---
+# A {self.spec.family} of {size.height} × {size.width} images
+
+Makes the column `{name}` ({size.channels} channel{"s" if size.channels > 1 else ""}){values}.
+Every row is a pure function of this generator, a seed and the row's number.
+
+```python
+import raygen
+generator = raygen.Generator.load("<this folder>")
+table = generator.sample(range(0, 100), seed=7)
+```
+
+Digest `{self.digest}`, trained on data with fingerprint `{self.lineage.get("data", "unknown")}`
+({self.lineage.get("rows", "?")} rows). Synthetic rows can resemble training rows: look at the report before you share them.
+
+Last training metrics:
+
+{metrics or "- none"}
+"""
+
+
+def untrained(spec: GeneratorSpec, codec: Codec, device: torch.device) -> Any:
+    """The family of a spec, its networks freshly made for a codec's data."""
+    _, size = codec.image
+    classes = len(codec.categories[spec.condition].values) if spec.condition else 0
+    return family(spec.family)(spec, (size.channels, size.height, size.width), classes, device)
+
+
+def default_device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def versions() -> dict[str, str]:
+    """Of what decides the bits of a row."""
+    packages = ("raygen", "torch", "numpy", "pillow", "pyarrow")
+    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in packages}
+
+
+def _tiles(rows: range, size: int) -> Iterator[tuple[range, range]]:
+    """The tiles that cover a range, aligned to multiples of the size, and what of each is wanted."""
+    for start in range(rows.start - rows.start % size, rows.stop, size):
+        yield range(start, start + size), range(max(start, rows.start), min(start + size, rows.stop))

@@ -1,0 +1,1 @@
+"""Jobs: work that runs to completion and can be run again safely."""

@@ -1,0 +1,87 @@
+"""``init``: look at Parquet and write the first spec for it, with a word on every choice."""
+
+import re
+
+from raygen.datasets import samples, schema, stream
+from raygen.datasets.storage import Folder
+from raygen.errors import DataError
+from raygen.spec import DataField, ImageField
+
+STORAGE = "./store"
+LOOKED_AT = 1000
+
+
+def first_spec(data: str) -> str:
+    """The YAML of a spec for a dataset.
+
+    Args:
+        data: a Parquet file, folder, glob or URI, or ``sample:NAME``.
+
+    Raises:
+        DataError: it cannot be read, or no column of it can be used.
+    """
+    source = stream.scan(data, Folder(STORAGE))
+    if not source.rows:
+        raise DataError(f"{data}: the dataset has no rows", "give Parquet with rows")
+    fields, left_out = schema.infer(stream.head(source, LOOKED_AT), data)
+    images = [name for name, field in fields.items() if isinstance(field, ImageField)]
+    if not images:
+        raise DataError(f"{data}: has no image column ({', '.join(fields)})", "the families of today make images")
+    for name in images[1:]:
+        left_out[name] = "a generator makes one image column; this is the second"
+        del fields[name]
+    label = next((name for name, field in fields.items() if field.kind == "category"), None)
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", data.removeprefix(samples.PREFIX).rstrip("/").rsplit("/", 1)[-1])
+    name = name.removesuffix(".parquet").strip("-._*") or "dataset"
+    return _yaml(name, data, source.rows, fields, left_out, label)
+
+
+def _yaml(name: str, data: str, rows: int, fields: dict[str, DataField], left_out: dict[str, str], label: str | None) -> str:
+    columns = [f"    {_quoted(column)}: {_flow(field)}" for column, field in fields.items()]
+    columns += [f"    # {column}: left out: {reason}" for column, reason in left_out.items()]
+    condition = f", condition: {_quoted(label)}" if label else ""
+    balance = f", balance: {_quoted(label)}" if label else ""
+    return "\n".join(
+        [
+            f"name: {name}",
+            f"storage: {STORAGE}                # or s3://bucket/prefix; runs, generators and datasets live here",
+            "dataset:",
+            f"  path: {_quoted(data)}",
+            f"  schema:                       # the columns to use, as {LOOKED_AT} of {rows:,} rows look",
+            *columns,
+            "  holdout: 0.2                  # never trained on; what every metric is compared with",
+            f"generator: {{family: gan{condition}}}   # gan, vae or autoencoder; asked for rows by its condition",
+            "train:",
+            "  workers: auto                 # one per GPU, or one; more train data-parallel",
+            "  epochs: 40",
+            f"  batch_size: {64 if rows >= 500 else 8}                # over all workers",
+            "  precision: auto               # bf16 where the GPU has it, else fp32",
+            "  seed: 0",
+            *(
+                ["gate:                           # rules that a generator must meet before rows are written"]
+                if label
+                else []
+            ),
+            *(["  - {metric: label_agreement, min: 0.9}"] if label else []),
+            f"augment: {{rows: {max(rows, 1000) * 2}{balance}, seed: 7}}",
+            "",
+        ]
+    )
+
+
+def _flow(field: DataField) -> str:
+    return "{" + ", ".join(f"{key}: {value}" for key, value in field.model_dump().items()) + "}"
+
+
+def _quoted(text: str) -> str:
+    """As it is where YAML reads it as text, else in quotes."""
+    plain = re.fullmatch(r"[A-Za-z_./][\w./:*-]*", text) and text.lower() not in (
+        "yes",
+        "no",
+        "on",
+        "off",
+        "true",
+        "false",
+        "null",
+    )
+    return text if plain else "'" + text.replace("'", "''") + "'"

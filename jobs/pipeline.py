@@ -1,0 +1,76 @@
+"""``run``: train, evaluate, gate, augment, report; each step finds out by itself whether it is done."""
+
+from raygen.errors import RaygenError
+from raygen.jobs import augment, evaluate, report, train
+from raygen.jobs.project import Project
+
+
+def up_to_date(project: Project) -> bool:
+    """Whether a run would find everything done, for the same data and spec; asked without starting Ray."""
+    if project.result() is None or not evaluate.evaluated(project) or not project.report.exists(report.PAGE):
+        return False
+    if project.spec.augment is None:
+        return True
+    return augment.written(project) is not None
+
+
+def run(project: Project) -> None:
+    """The whole job.
+
+    Raises:
+        RaygenError: what a step raises; a GateError when the generator is not good enough, before anything is augmented.
+    """
+    report.require()
+    project.check_outputs()
+    train.train(project)
+    evaluation = evaluate.evaluate(project)
+    report.write(project)
+    evaluate.check_gate(evaluation)
+    if project.spec.augment is not None:
+        augment.augment(project)
+        report.write(project)
+
+
+def describe(project: Project) -> list[tuple[str, str]]:
+    """What a run would do, as pairs of name and text, without doing any of it.
+
+    Raises:
+        DataError: the dataset is not what the spec says.
+    """
+    spec, source = project.spec, project.source
+    train_ = spec.train
+    lines = [
+        ("data", f"{source.rows:,} rows in {len(source.files)} files, about {spec.dataset.holdout:.0%} held out"),
+        (
+            "train",
+            f"{train_.epochs} epochs in batches of {train_.batch_size}, workers: {train_.workers} -> {project.run.uri}",
+        ),
+        ("", "done" if project.result() else "not done" if not (project.run / "checkpoints").names() else "begun"),
+        ("evaluate", f"{len(spec.gate)} gate rules -> {project.report.uri}"),
+    ]
+    if spec.augment is not None:
+        shards = -(-spec.augment.rows // spec.augment.shard_rows)
+        lines += [
+            ("augment", f"{spec.augment.rows:,} rows in {shards} shards of at most {spec.augment.shard_rows:,}, "
+                        f"workers: {spec.augment.workers} -> {project.output.folder.uri}"),
+            ("", _existing(project)),
+        ]  # fmt: skip
+    unused = [
+        name for name, field in spec.dataset.fields.items() if field.kind != "image" and name != spec.generator.condition
+    ]
+    if unused:
+        lines.append(("left out", f"columns that the generator does not make: {', '.join(unused)}"))
+    return lines
+
+
+def _existing(project: Project) -> str:
+    """What is there of the dataset."""
+    try:
+        project.check_outputs()
+    except RaygenError as error:
+        return error.what
+    if project.output.plan() is None:
+        return "nothing there yet"
+    if project.output.manifest() is not None:
+        return "done"
+    return f"{len(project.output.done())} shards done"

@@ -1,0 +1,121 @@
+"""Where a project keeps what, and whether it is there already."""
+
+import hashlib
+import json
+import os
+from functools import cached_property
+from typing import Any
+
+from raygen.datasets import stream
+from raygen.datasets.commit import Output
+from raygen.datasets.storage import Folder
+from raygen.errors import OutputError, RaygenError, SpecError
+from raygen.jobs.plan import Plan
+from raygen.spec import AugmentSpec, Spec
+
+
+class Project:
+    """A spec, and the folders under ``<storage>/<name>`` that its jobs fill."""
+
+    def __init__(self, spec: Spec) -> None:
+        self.spec = spec
+        self.storage = Folder(spec.storage)
+        self.folder = self.storage / spec.name
+        self.report = self.folder / "report"
+
+    @cached_property
+    def source(self) -> stream.Source:
+        """The dataset, as its footers tell.
+
+        Raises:
+            DataError: it is missing, empty, unreadable, or not what the schema says.
+        """
+        return stream.open_source(self.spec.dataset, self.storage)
+
+    @cached_property
+    def run(self) -> Folder:
+        """The folder of the training run: named by all that decides its result, so that the same is never done twice."""
+        dataset = self.spec.dataset.model_dump(mode="json", by_alias=True, exclude={"path"})
+        inputs = {
+            "data": self.source.fingerprint,
+            "dataset": dataset,
+            "generator": self.spec.generator.model_dump(mode="json"),
+            "train": self.spec.train.model_dump(mode="json"),
+        }
+        digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
+        return self.folder / "train" / digest[:12]
+
+    def result(self) -> dict[str, Any] | None:
+        """What the training run came to; None where it has not finished."""
+        document = read_json(self.run, "result.json")
+        return document if document and (self.folder / "generators" / document["digest"]).exists() else None
+
+    def trained(self) -> Folder:
+        """The artifact of the finished training run.
+
+        Raises:
+            RaygenError: there is none for this spec and data.
+        """
+        result = self.result()
+        if result is None:
+            raise RaygenError(
+                f"{self.run.uri}: no generator has been trained for this spec and data", "train one: raygen train SPEC"
+            )
+        return self.folder / "generators" / str(result["digest"])
+
+    @property
+    def augment(self) -> AugmentSpec:
+        if self.spec.augment is None:
+            raise SpecError("augment is missing: the spec does not say what to make", "add: augment: {rows: 50000}")
+        return self.spec.augment
+
+    @cached_property
+    def output(self) -> Output:
+        """Where ``augment`` writes."""
+        place = self.augment.output
+        return Output(Folder(place) if place else self.folder / "dataset")
+
+    def claim_document(self, digest: str, plan: Plan) -> dict[str, Any]:
+        """What identifies the dataset that the spec asks for: two jobs with the same may write to the same output."""
+        return {
+            "generator": digest,
+            **plan.to_json(),
+            "shards": plan.shards,
+            "condition": self.spec.generator.condition,
+            "train": self.run.uri.rsplit("/", 1)[-1],
+        }
+
+    def check_outputs(self) -> None:
+        """Fail now rather than after the training, where an output could not be written, or is another job's."""
+        self.folder.check_writable()
+        if self.spec.augment is None:
+            return
+        self.output.folder.check_writable()
+        found = self.output.plan()
+        asked = {"train": self.run.uri.rsplit("/", 1)[-1], "rows": self.augment.rows, "seed": self.augment.seed}
+        asked |= {"shard_rows": self.augment.shard_rows}
+        if found is not None:
+            self.output.check({**found, **asked})
+
+
+def read_json(folder: Folder, name: str) -> dict[str, Any] | None:
+    """A JSON file; None where it is not there.
+
+    Raises:
+        OutputError: it is broken.
+    """
+    try:
+        document: dict[str, Any] = json.loads(folder.read(name))
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        raise OutputError(f"{folder.uri}/{name}: is not JSON any more", "remove it, then run again") from None
+    return document
+
+
+def write_json(folder: Folder, name: str, document: Any) -> None:
+    folder.write(name, json.dumps(document, indent=1, ensure_ascii=False).encode())
+
+
+def cpus() -> int:
+    return os.cpu_count() or 1

@@ -1,0 +1,97 @@
+"""The report: one HTML file that needs nothing else, made of what ``evaluate``, ``train`` and ``augment`` wrote."""
+
+import base64
+import io
+import json
+from typing import Any
+
+from raygen.datasets.storage import Folder
+from raygen.errors import RaygenError
+from raygen.jobs.evaluate import REPORT
+from raygen.jobs.project import Project, read_json
+
+PAGE = "report.html"
+EXPLAINED = {
+    "label_agreement": "share of rows that a classifier trained on real rows takes for the class that was asked for",
+    "frechet_distance": "distance of the features' means and covariances from those of held-out real rows",
+    "classifier_score": "certainty and variety of the classifier's predictions: the Inception Score's formula",
+    "precision": "share of synthetic rows that lie among real ones: are they plausible?",
+    "recall": "share of real rows that lie among synthetic ones: is the variety there?",
+    "density": "how deep among real rows the synthetic ones lie; 1 is like real rows",
+    "coverage": "share of real rows with a synthetic one nearby: is anything left out?",
+}
+
+
+def require() -> None:
+    """Fail now, rather than at the end, where the report could not be drawn.
+
+    Raises:
+        RaygenError: matplotlib is not installed.
+    """
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        raise RaygenError("the report needs matplotlib", "pip install 'raygen[report]'") from None
+
+
+def write(project: Project) -> Folder:
+    """Write ``report.html`` beside ``report.json`` and return its folder."""
+    import jinja2
+
+    report = read_json(project.report, REPORT)
+    if report is None:
+        raise RaygenError(f"{project.report.uri}: there is no {REPORT}", "evaluate first: raygen evaluate SPEC")
+    environment = jinja2.Environment(loader=jinja2.PackageLoader("raygen.jobs", "."), autoescape=True)
+    manifest = project.output.manifest() if project.spec.augment else None
+    history = [json.loads(line) for line in project.run.read("metrics.jsonl").splitlines()]
+    page = environment.get_template("report.html").render(
+        report=report,
+        manifest=manifest,
+        output=project.output.folder.uri if manifest else None,
+        classes=_classes(report, manifest),
+        explained=EXPLAINED,
+        pictures={name: _picture(project.report, name) for name in ("real", "synthetic", "neighbours")},
+        curves=_curves(history),
+        epochs=len(history),
+        spec=project.spec.to_yaml(),
+        run=project.run.uri,
+    )
+    project.report.write(PAGE, page.encode())
+    return project.report
+
+
+def _classes(report: dict[str, Any], manifest: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """By class: agreement, ceiling and the rows of the dataset."""
+    counts = {} if manifest is None else {str(json.loads(key)): count for key, count in manifest["counts"].items()}
+    rows = report["by_class"] or [{"class": value} for value in counts]
+    return [{**row, "rows": counts.get(row["class"])} for row in rows]
+
+
+def _picture(folder: Folder, name: str) -> str:
+    return "data:image/png;base64," + base64.b64encode(folder.read(f"{name}.png")).decode()
+
+
+def _curves(history: list[dict[str, Any]]) -> str:
+    """Every training metric over epochs as one SVG, in the colours of the page around it."""
+    from matplotlib.figure import Figure
+
+    names = [name for name in history[0] if name not in ("epoch", "step", "seconds")]
+    figure = Figure(figsize=(9, 2.6 * -(-len(names) // 2)), layout="constrained")
+    for index, name in enumerate(names):
+        axes = figure.add_subplot(-(-len(names) // 2), min(2, len(names)), index + 1)
+        axes.plot([row["epoch"] for row in history], [row[name] for row in history], color="#3b7dd8", linewidth=1.5)
+        axes.set_title(name.replace("_", " "), fontsize=10, loc="left")
+        axes.set_xlabel("epoch", fontsize=8)
+        axes.tick_params(labelsize=8)
+        axes.grid(alpha=0.25)
+        axes.patch.set_alpha(0)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.patch.set_alpha(0)
+    buffer = io.StringIO()
+    # Text and lines in black become the page's own colour; text stays text.
+    import matplotlib
+
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "raygen"}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    svg = buffer.getvalue()
+    return svg[svg.index("<svg") :].replace("#000000", "currentColor")

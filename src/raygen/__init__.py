@@ -1,0 +1,61 @@
+"""raygen: Parquet in; a trained generator, a synthetic dataset that can be trusted, and an endpoint out. On Ray.
+
+    import raygen
+
+    spec = raygen.load_spec("digits.yaml", ["train.epochs=10"])
+    generator = raygen.train(spec)                       # a raygen.Generator
+    report = raygen.evaluate(spec)                       # report.json as a dict
+    manifest = raygen.augment(spec)                      # what was written
+    generator.sample(range(1000, 1100), seed=7)          # a pyarrow.Table
+
+Everything is imported when it is first used: ``import raygen`` costs neither torch nor Ray.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from raygen.errors import DataError, GateError, OutputError, RaygenError, ResourceError, SpecError
+
+if TYPE_CHECKING:
+    from raygen.api import augment, evaluate, run, train
+    from raygen.generators.generator import Generator
+    from raygen.jobs.plan import Plan
+    from raygen.spec import Spec, load_spec
+
+__all__ = [
+    "DataError",
+    "GateError",
+    "Generator",
+    "OutputError",
+    "Plan",
+    "RaygenError",
+    "ResourceError",
+    "Spec",
+    "SpecError",
+    "augment",
+    "evaluate",
+    "load_spec",
+    "run",
+    "train",
+]
+
+_WHERE = {
+    "Generator": "raygen.generators.generator",
+    "Plan": "raygen.jobs.plan",
+    "Spec": "raygen.spec",
+    "load_spec": "raygen.spec",
+    "augment": "raygen.api",
+    "evaluate": "raygen.api",
+    "run": "raygen.api",
+    "train": "raygen.api",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'raygen' has no attribute {name!r}")
+    return getattr(importlib.import_module(_WHERE[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,52 @@
+"""What raygen raises.
+
+    RaygenError          a mistake the user can mend: one line what and where, one line what to do
+    ├── SpecError        the spec, or a --set
+    ├── DataError        the dataset
+    ├── OutputError      the storage, an output, a file that raygen wrote
+    ├── ResourceError    the cluster has not got what was asked for
+    └── GateError        the generator was made, but is not good enough to publish
+
+The command line prints both lines, shows no traceback (``--debug`` does), and exits with ``exit_code``.
+"""
+
+
+class RaygenError(Exception):
+    """A mistake the user can mend.
+
+    Args:
+        what: what was wrong, and where (key path, file, row, URI); one line.
+        hint: what to do about it; one line.
+    """
+
+    exit_code = 2
+
+    def __init__(self, what: str, hint: str) -> None:
+        super().__init__(what, hint)  # both in args, so that it survives pickling between Ray processes
+        self.what = what
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.what}\n  {self.hint}"
+
+
+class SpecError(RaygenError):
+    """The spec, or a ``--set``, is wrong."""
+
+
+class DataError(RaygenError):
+    """The dataset is missing, empty, unreadable or not what the spec says."""
+
+
+class OutputError(RaygenError):
+    """The storage or an output cannot be used."""
+
+
+class ResourceError(RaygenError):
+    """The cluster has not got what was asked for."""
+
+
+class GateError(RaygenError):
+    """The generator did not pass its gate; nothing is published."""
+
+    exit_code = 3

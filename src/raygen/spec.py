@@ -1,0 +1,382 @@
+"""The spec: one strict model of everything a project does, written as YAML.
+
+:func:`load_spec` reads it, applies ``--set`` overrides, and turns every mistake into one
+:class:`~raygen.errors.SpecError` that names the place, the known keys and the nearest one, before anything starts.
+"""
+
+import difflib
+import re
+import types
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, NonNegativeInt, PositiveInt, ValidationError
+from pydantic import model_validator as validator
+
+from raygen.errors import SpecError
+
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Workers = Literal["auto"] | PositiveInt
+
+
+class Strict(BaseModel):
+    """Unknown keys and wrong kinds are errors; what has been read is never changed."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False, populate_by_name=True)
+
+
+class ImageField(Strict):
+    """A picture: PNG or JPEG bytes, Hugging Face's struct of bytes and path, or a fixed-size tensor."""
+
+    kind: Literal["image"] = "image"
+    height: Annotated[int, Field(ge=8, le=1024)]
+    width: Annotated[int, Field(ge=8, le=1024)]
+    channels: Literal[1, 3] = 3
+
+
+class CategoryField(Strict):
+    """One of a fixed set of values: strings, integers or booleans; a null is a value of its own."""
+
+    kind: Literal["category"] = "category"
+
+
+DataField = Annotated[ImageField | CategoryField, Discriminator("kind")]
+
+
+class DatasetSpec(Strict):
+    path: Annotated[str, Field(min_length=1)]
+    fields: Annotated[dict[str, DataField], Field(alias="schema", min_length=1)]
+    holdout: Fraction = 0.2
+
+
+class FamilySpec(Strict):
+    """What every family has. ``condition`` names the category column that chooses what a row shows."""
+
+    condition: str | None = None
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.99
+
+
+class GanSpec(FamilySpec):
+    """Generative adversarial network, non-saturating loss (Goodfellow et al. 2014, arXiv 1406.2661)."""
+
+    family: Literal["gan"] = "gan"
+    network: Literal["dense", "dcgan"] = "dcgan"
+    latent: PositiveInt = 100
+    width: PositiveInt = 32
+    learning_rate: PositiveFloat = 1e-3
+    discriminator_learning_rate: PositiveFloat = 2e-3
+    r1: Annotated[float, Field(ge=0)] = 0.1
+    diff_augment: Annotated[float, Field(ge=0, le=0.5)] = 0.1
+
+
+class VaeSpec(FamilySpec):
+    """Variational autoencoder (Kingma and Welling 2013, arXiv 1312.6114)."""
+
+    family: Literal["vae"] = "vae"
+    network: Literal["dense", "conv"] = "conv"
+    latent: PositiveInt = 16
+    width: PositiveInt = 32
+    learning_rate: PositiveFloat = 2e-3
+
+
+class AutoencoderSpec(FamilySpec):
+    """Deterministic autoencoder; new rows come from a Gaussian per class fitted on its latent space."""
+
+    family: Literal["autoencoder"] = "autoencoder"
+    network: Literal["dense", "conv"] = "conv"
+    latent: PositiveInt = 16
+    width: PositiveInt = 32
+    learning_rate: PositiveFloat = 2e-3
+
+
+GeneratorSpec = Annotated[GanSpec | VaeSpec | AutoencoderSpec, Discriminator("family")]
+
+
+class TrainSpec(Strict):
+    """``batch_size`` is the global one, whatever the number of workers; ``auto`` workers: one per GPU, or one."""
+
+    workers: Workers = "auto"
+    epochs: PositiveInt = 40
+    batch_size: Annotated[int, Field(ge=2)] = 64
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    seed: Seed = 0
+
+    @validator(mode="after")
+    def _a_batch_reaches_every_worker(self) -> "TrainSpec":
+        if self.workers != "auto" and self.batch_size % self.workers:
+            raise ValueError(f"batch_size {self.batch_size} cannot be shared evenly by {self.workers} workers")
+        return self
+
+
+class GateRule(Strict):
+    """A metric of the report and the least or most it may be."""
+
+    metric: Literal["label_agreement", "frechet_distance", "classifier_score", "precision", "recall", "density", "coverage"]
+    min: float | None = None
+    max: float | None = None
+
+    @validator(mode="after")
+    def _has_a_bound(self) -> "GateRule":
+        if self.min is None and self.max is None:
+            raise ValueError(f"a rule for {self.metric} has neither min nor max")
+        return self
+
+
+class AugmentSpec(Strict):
+    """New rows: ``balance`` a category exactly, or leave it out for the frequencies of the real data."""
+
+    rows: PositiveInt
+    balance: str | None = None
+    seed: Seed = 0
+    workers: Workers = "auto"
+    shard_rows: PositiveInt = 5000
+    output: str | None = None
+
+
+class ReplicasSpec(Strict):
+    min: NonNegativeInt = 0
+    max: PositiveInt = 1
+
+
+class ServeSpec(Strict):
+    replicas: ReplicasSpec = ReplicasSpec()
+
+
+class Spec(Strict):
+    """A project: its data, generator, training, gate, augmentation and endpoint."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    storage: Annotated[str, Field(min_length=1)] = "./store"
+    dataset: DatasetSpec
+    generator: GeneratorSpec
+    train: TrainSpec = TrainSpec()
+    gate: list[GateRule] = []
+    augment: AugmentSpec | None = None
+    serve: ServeSpec = ServeSpec()
+
+    documented: ClassVar[str] = "the README's section 'The spec'"
+
+    @validator(mode="after")
+    def _parts_fit_together(self) -> "Spec":
+        fields = self.dataset.fields
+        images = [name for name, field in fields.items() if field.kind == "image"]
+        if len(images) != 1:
+            raise ValueError(
+                f"dataset.schema has {len(images)} image columns; the family {self.generator.family!r} makes exactly one"
+            )
+        condition = self.generator.condition
+        if condition is not None:
+            _must_be_category("generator.condition", condition, fields)
+        if self.augment is not None and self.augment.balance is not None:
+            _must_be_category("augment.balance", self.augment.balance, fields)
+            if self.augment.balance != condition:
+                raise ValueError(
+                    f"augment.balance is {self.augment.balance!r}, but the generator cannot be asked for it: "
+                    f"generator.condition is {condition!r}"
+                )
+        return self
+
+    def to_yaml(self) -> str:
+        """The resolved spec, every default written out; reading it back gives the same spec."""
+        return yaml.safe_dump(self.model_dump(mode="json", by_alias=True), sort_keys=False)
+
+
+def _must_be_category(where: str, column: str, fields: Mapping[str, ImageField | CategoryField]) -> None:
+    if column not in fields:
+        raise ValueError(f"{where} is {column!r}, which is not in dataset.schema{did_you_mean(column, fields)}")
+    if fields[column].kind != "category":
+        raise ValueError(f"{where} is {column!r}, which is of kind {fields[column].kind!r}, not 'category'")
+
+
+def did_you_mean(word: str, known: Iterator[str] | Mapping[str, Any] | Sequence[str]) -> str:
+    """``"; did you mean 'epochs'?"``, or nothing where nothing is near."""
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def load_spec(source: str | Path | Mapping[str, Any] | Spec, overrides: Sequence[str] = ()) -> Spec:
+    """Read a spec.
+
+    Args:
+        source: a YAML file, the same as a mapping, or a spec.
+        overrides: ``"train.epochs=3"``: a key path and a YAML value, applied in order before anything is checked.
+
+    Raises:
+        SpecError: the file is missing or not YAML, a key is unknown, a value is of the wrong kind, or parts do not fit.
+    """
+    if isinstance(source, Spec):
+        source = source.model_dump(by_alias=True)
+    if isinstance(source, Mapping):
+        where, text = "spec", yaml.safe_dump(dict(source), sort_keys=False)
+    else:
+        where, text = str(source), _read(Path(source))
+    lines, document = _parse(text, where)
+    for override in overrides:
+        _override(document, override)
+    try:
+        return Spec.model_validate(document)
+    except ValidationError as error:
+        raise _explain(error, where, lines, overrides) from None
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise SpecError(f"{path}: there is no such spec", "write one with: raygen init DATA") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpecError(f"{path}: cannot be read as a spec ({error})", "give the path of a YAML text file") from None
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 reads ``5e-4`` as text; people mean the number."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
+
+
+def _parse(text: str, where: str) -> tuple[dict[tuple[Any, ...], int], dict[str, Any]]:
+    """The line of every key path, and the document."""
+    lines: dict[tuple[Any, ...], int] = {}
+    try:
+        root = yaml.compose(text, Loader=_Loader)
+        if not isinstance(root, yaml.MappingNode):
+            raise SpecError(f"{where}: is not a spec: no keys at its top", "write one with: raygen init DATA")
+        _number(root, (), lines, where)
+        document: dict[str, Any] = yaml.load(text, Loader=_Loader)  # noqa: S506 - _Loader is a SafeLoader
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise SpecError(f"{where}{line}: is not YAML: {problem}", "mend the syntax there") from None
+    return lines, document
+
+
+def _number(node: yaml.Node, path: tuple[Any, ...], lines: dict[tuple[Any, ...], int], where: str) -> None:
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            child = (*path, key.value)
+            line = key.start_mark.line + 1
+            if child in lines:
+                raise SpecError(
+                    f"{where}:{line}: {'.'.join(map(str, child))} is there twice", f"line {lines[child]} has it already"
+                )
+            lines[child] = line
+            _number(value, child, lines, where)
+    elif isinstance(node, yaml.SequenceNode):
+        for index, value in enumerate(node.value):
+            lines[(*path, index)] = value.start_mark.line + 1
+            _number(value, (*path, index), lines, where)
+
+
+def _override(document: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    steps = key.strip().split(".")
+    if not equals or not all(steps):
+        raise SpecError(f"--set {override}: is not of the form key.path=value", "for example: --set train.epochs=3")
+    try:
+        value = yaml.load(text, Loader=_Loader)  # noqa: S506 - _Loader is a SafeLoader
+    except yaml.YAMLError:
+        raise SpecError(f"--set {override}: the value is not YAML", "quote it as you would in the spec") from None
+    node: Any = document
+    for index, step in enumerate(steps[:-1]):
+        if node.get(step) is None:
+            node[step] = {}
+        node = node[step]
+        if not isinstance(node, dict):
+            raise SpecError(
+                f"--set {override}: {'.'.join(steps[: index + 1])} holds no keys",
+                "set it as a whole, with a YAML value",
+            )
+    node[steps[-1]] = value
+
+
+def _explain(
+    error: ValidationError, where: str, lines: Mapping[tuple[Any, ...], int], overrides: Sequence[str]
+) -> SpecError:
+    """The first mistake, in the user's words. A typo is told before what it leaves missing."""
+    problems = sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
+    problem = problems[0]
+    kind, context = problem["type"], problem.get("ctx", {})
+    path, known = _walk(problem["loc"])
+    if kind == "union_tag_invalid":
+        path = (*path, str(context["discriminator"]).strip("'"))
+    key = ".".join(map(str, path))
+    overridden = any(key == o.partition("=")[0].strip() for o in overrides)
+    line = next((lines[path[:n]] for n in range(len(path), 0, -1) if path[:n] in lines), None)
+    place = f"--set {key}" if overridden else f"{where}:{line}" if line else where
+    if kind == "extra_forbidden":
+        parent = ".".join(map(str, path[:-1])) or "a spec"
+        what = f"unknown key {key}{did_you_mean(str(path[-1]), known)}"
+        hint = f"known keys of {parent}: {', '.join(known)}"
+    elif kind == "missing":
+        what, hint = f"{key} is missing", f"add it; see {Spec.documented}"
+    elif kind == "union_tag_invalid":
+        tags = re.findall(r"'([^']+)'", str(context["expected_tags"]))
+        what = f"unknown {path[-1]} {context['tag']!r} at {key}{did_you_mean(str(context['tag']), tags)}"
+        hint = f"known: {', '.join(tags)}"
+    elif kind == "union_tag_not_found":
+        tag = str(context["discriminator"]).strip("'")
+        what, hint = f"{key}.{tag} is missing", f"add it; see {Spec.documented}"
+    elif len(problems) > 1 and all(_walk(other["loc"])[0] == path for other in problems):  # no branch of a union fits
+        ways = " or ".join(other["msg"].removeprefix("Input should be ") for other in problems)
+        what, hint = f"{key} is {problem['input']!r}", f"it should be {ways}"
+    elif kind == "literal_error":
+        choices = [c.strip("' ") for c in re.split(r", | or ", str(context["expected"]))]
+        what = f"unknown {path[-1]} {problem['input']!r} at {key}{did_you_mean(str(problem['input']), choices)}"
+        hint = f"known: {', '.join(choices)}"
+    elif kind == "value_error":
+        what, hint = str(context["error"]), f"see {Spec.documented}"
+    else:
+        what = f"{key} is {problem['input']!r}: {problem['msg'][0].lower()}{problem['msg'][1:]}"
+        hint = f"see {Spec.documented}"
+    return SpecError(f"{place}: {what}", hint)
+
+
+def _walk(location: Sequence[Any]) -> tuple[tuple[Any, ...], list[str]]:
+    """Pydantic's location without the tags it adds for unions, and the keys known where it points."""
+    path: list[Any] = []
+    models: list[type[BaseModel]] = [Spec]
+    annotation: Any = Spec
+    for step in location:
+        if models and any(step in _keys(model) for model in models):
+            models = [model for model in models if step in _keys(model)]
+            annotation = _keys(models[0])[step].annotation
+        elif get_origin(annotation) in (dict, list):
+            annotation = get_args(annotation)[-1]
+        elif any(step == _tag(model) for model in models):
+            models = [model for model in models if step == _tag(model)]
+            continue
+        elif isinstance(step, str) and not models:
+            continue  # the branch of a plain union, such as 'int' or "literal['auto']"
+        path.append(step)
+        found = _models(annotation)
+        if found or step != location[-1]:
+            models = found
+    return tuple(path), list(dict.fromkeys(key for model in models for key in _keys(model)))
+
+
+def _keys(model: type[BaseModel]) -> dict[str, Any]:
+    return {field.alias or name: field for name, field in model.model_fields.items()}
+
+
+def _tag(model: type[BaseModel]) -> str | None:
+    for name in ("family", "kind"):
+        if name in model.model_fields:
+            return str(model.model_fields[name].default)
+    return None
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    """The models directly below an annotation: itself, the members of its union, but not what a list or dict holds."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    if get_origin(annotation) in (Annotated, Union, types.UnionType):
+        return [model for argument in get_args(annotation) for model in _models(argument)]
+    return []
