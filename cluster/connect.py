@@ -23,7 +23,8 @@ def connected(verbose: bool = False) -> Iterator[None]:
     import ray
 
     if ray.is_initialized():
-        yield
+        with _errors_as_they_are():
+            yield
         return
     level = logging.INFO if verbose else logging.ERROR
     try:
@@ -39,7 +40,8 @@ def connected(verbose: bool = False) -> Iterator[None]:
     try:
         if not verbose:
             _quieten_data()
-        yield
+        with _errors_as_they_are():
+            yield
     finally:
         ray.shutdown()
 
@@ -71,12 +73,26 @@ def _quieten(verbose: bool) -> None:
     warnings.filterwarnings("ignore", module=r"ray\..*")
 
 
+@contextlib.contextmanager
+def _errors_as_they_are() -> Iterator[None]:
+    """Have Ray Data raise what a function of ours raised: what it would raise instead does not carry it over."""
+    import ray.data
+
+    context = ray.data.DataContext.get_current()
+    before, context.raise_original_map_exception = context.raise_original_map_exception, True
+    try:
+        yield
+    finally:
+        context.raise_original_map_exception = before
+
+
 def _quieten_data() -> None:
     import ray.data
     import ray.train
 
     for name in ("ray", "ray.data", "ray.train", "ray.tune"):  # after the imports, which set levels of their own
         logging.getLogger(name).setLevel(logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # it would tell of an error that is raised anyway
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False

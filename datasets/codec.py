@@ -11,6 +11,7 @@ from pydantic import TypeAdapter
 
 from raygen.datasets import columns, images
 from raygen.datasets.columns import Category, Value
+from raygen.datasets.schema import with_known_types
 from raygen.errors import RaygenError
 from raygen.spec import DataField, ImageField
 
@@ -98,7 +99,7 @@ class Codec:
 
     @classmethod
     def from_json(cls, state: Mapping[str, Any]) -> "Codec":
-        arrow = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(state["arrow"])))
+        arrow = with_known_types(lambda: pa.ipc.read_schema(pa.py_buffer(base64.b64decode(state["arrow"]))))
         categories = {
             name: Category(tuple(category["values"]), tuple(category["counts"]))
             for name, category in state["categories"].items()

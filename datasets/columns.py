@@ -43,9 +43,12 @@ def encode(column: pa.Array, category: Category) -> np.ndarray:
 
 def decode(indices: np.ndarray, category: Category, kind: pa.DataType) -> pa.Array:
     """The values of class indices, as the type that the column has in the source."""
-    plain = kind.value_type if at.is_dictionary(kind) else kind
-    values = pa.array(category.values, plain).take(pa.array(indices))
-    return values.cast(kind) if at.is_dictionary(kind) else values
+    if not at.is_dictionary(kind):
+        return pa.array(category.values, kind).take(pa.array(indices))
+    # All values, in order, whichever are there: a row is the same in any batch. The null, which comes last, is not one.
+    known = pa.array([value for value in category.values if value is not None], kind.value_type)
+    codes = pa.array(indices, kind.index_type, mask=indices >= len(known))
+    return pa.DictionaryArray.from_arrays(codes, known, ordered=kind.ordered)
 
 
 def _plain(column: pa.Array) -> pa.Array:

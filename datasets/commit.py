@@ -111,19 +111,20 @@ class Output:
             counted: the column whose values the receipt counts.
         """
         counts: dict[str, int] = {}
-        with self.data.writer(file) as raw:
+        with self.data.writer(file) as raw, contextlib.ExitStack() as closing:
             hashed = _Hashed(raw)
             writer: pq.ParquetWriter | None = None
             for table in tables:
                 table = table.replace_schema_metadata({**(table.schema.metadata or {}), **about})
-                writer = writer or pq.ParquetWriter(cast(BinaryIO, hashed), table.schema, compression="zstd")
+                if writer is None:
+                    writer = pq.ParquetWriter(cast(BinaryIO, hashed), table.schema, compression="zstd")
+                    closing.enter_context(writer)
                 writer.write_table(table, row_group_size=len(table))
                 if counted is not None:
                     for value in table[counted].value_counts().to_pylist():
                         key = json.dumps(value["values"])
                         counts[key] = counts.get(key, 0) + value["counts"]
             assert writer is not None
-            writer.close()
         receipt = Receipt(shard, file, rows.start, rows.stop, hashed.size, hashed.sha256.hexdigest(), counts)
         self.receipts.write(f"{shard:05d}.json", _json(asdict(receipt)))
 

@@ -16,11 +16,11 @@ from raygen.spec import ImageField
 def tensor_shape(kind: pa.DataType) -> tuple[int, int, int] | None:
     """The ``(height, width, channels)`` of a column of fixed-size tensors, or None where it is not one.
 
-    Read are Arrow's and Ray's tensor types and nested fixed-size lists, of integers or floats; channels may come
-    first, last, or not at all.
+    Read are Arrow's and Ray's tensor types and nested fixed-size lists, of integers that hold 0 to 255, or floats;
+    channels may come first, last, or not at all.
     """
     shape, value = _layout(kind)
-    if shape is None or not (at.is_integer(value) or at.is_floating(value)):
+    if shape is None or at.is_int8(value) or not (at.is_integer(value) or at.is_floating(value)):
         return None
     if len(shape) == 2:
         return (*shape, 1)
@@ -93,9 +93,13 @@ def decode_one(data: bytes, channels: int | None = None) -> np.ndarray:
     """
     try:
         with Image.open(io.BytesIO(data)) as image:
+            if image.mode in ("I", "F"):
+                raise ValueError("its pixels have no known range")
+            deep = image.mode.startswith("I;16")  # Pillow would clip at 255
+            picture = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)) if deep else image
             if channels is None:
-                channels = 1 if image.mode in ("1", "L", "LA", "I;16", "I", "F") else 3
-            pixels = np.asarray(image.convert("L" if channels == 1 else "RGB"))
+                channels = 1 if picture.mode in ("1", "L", "LA") else 3
+            pixels = np.asarray(picture.convert("L" if channels == 1 else "RGB"))
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         reason = "not an image" if isinstance(error, UnidentifiedImageError) else str(error)
         raise ValueError(f"{len(data)} bytes cannot be read as an image ({reason})") from None
@@ -142,12 +146,15 @@ def _decode_tensors(column: pa.Array, field: ImageField, where: Callable[[int], 
         _wrong_size(where(0), found, field)
     values = column.storage if isinstance(column.type, pa.BaseExtensionType) else column
     while at.is_nested(values.type):
+        if values.null_count:
+            null = int(np.flatnonzero(values.is_null().to_numpy(zero_copy_only=False))[0])
+            raise DataError(f"{where(null * len(column) // len(values))}: a part of the image is null", "give it a picture")
         values = values.flatten()  # not .values: a slice has only its own rows
     pixels = values.to_numpy(zero_copy_only=False).reshape(len(column), *shape)
     if at.is_floating(values.type):
         pixels = pixels * 255
     pixels = np.rint(pixels)
-    bad = ~((pixels >= 0) & (pixels <= 255)).reshape(len(column), -1).all(axis=1)
+    bad = ~((pixels >= 0) & (pixels <= 255)).all(axis=tuple(range(1, pixels.ndim)))
     if bad.any():
         raise DataError(
             f"{where(int(np.flatnonzero(bad)[0]))}: a pixel is outside its range",

@@ -1,10 +1,13 @@
 """Fields against Arrow types: whether a column can be read as the schema says, and what a schema for given data is."""
 
+import importlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.types as at
+from pydantic import ValidationError
 
 from raygen.datasets.images import decode_one, tensor_shape
 from raygen.errors import DataError
@@ -44,10 +47,12 @@ def infer(table: pa.Table, where: str) -> tuple[dict[str, DataField], dict[str, 
     """
     fields: dict[str, DataField] = {}
     left_out: dict[str, str] = {}
-    for name in table.column_names:
-        column = table[name].combine_chunks()
+    for name, chunks in zip(table.column_names, table.columns, strict=True):
+        column = chunks.combine_chunks()
         kind = column.type
-        if _is_image(kind):
+        if (same := table.column_names.count(name)) > 1:
+            left_out[name] = f"{same} columns are called so"
+        elif _is_image(kind):
             try:
                 fields[name] = _image_field(column)
             except ValueError as error:
@@ -64,20 +69,42 @@ def infer(table: pa.Table, where: str) -> tuple[dict[str, DataField], dict[str, 
     return fields, left_out
 
 
+def with_known_types(read: Callable[[], pa.Schema]) -> pa.Schema:
+    """What a function reads as a schema. Arrow knows Ray's tensor types only once Ray Data has been imported, so that is
+    done where a schema has one, and only there."""
+    arrow = read()
+    unknown = [(field.metadata or {}).get(b"ARROW:extension:name", b"") for field in arrow]
+    if any(name.startswith(b"ray.data.") for name in unknown):
+        importlib.import_module("ray.data")
+        arrow = read()
+    return arrow
+
+
 def features_metadata(schema: pa.Schema) -> pa.Schema:
     """The schema with Hugging Face's feature metadata, by which viewers know that a struct is a picture."""
     if not any(_is_struct(field.type) for field in schema):
         return schema
     metadata = schema.metadata or {}
-    of_source = json.loads(metadata.get(b"huggingface", b"{}")).get("info", {}).get("features", {})
+    of_source = _features_of_source(metadata)
     features = {field.name: of_source.get(field.name) or _feature(field.type) for field in schema}
     metadata = {**metadata, b"huggingface": json.dumps({"info": {"features": features}}).encode()}
     return schema.with_metadata(metadata)
 
 
+def _features_of_source(metadata: Mapping[bytes, bytes]) -> dict[str, Any]:
+    """What the source says of its columns; nothing where it says nothing, or nothing that can be read."""
+    try:
+        features = json.loads(metadata[b"huggingface"])["info"]["features"]
+    except (KeyError, TypeError, ValueError):
+        return {}
+    return features if isinstance(features, dict) else {}
+
+
 def _feature(kind: pa.DataType) -> dict[str, str]:
     if _is_struct(kind):
         return {"_type": "Image"}
+    if at.is_dictionary(kind):
+        kind = kind.value_type
     return {"dtype": {"double": "float64", "float": "float32"}.get(str(kind), str(kind)), "_type": "Value"}
 
 
@@ -116,4 +143,7 @@ def _image_field(column: pa.Array) -> ImageField:
         if data is None:
             raise ValueError("no picture in the first rows")
         height, width, channels = decode_one(data).shape
-    return ImageField.model_validate({"height": height, "width": width, "channels": channels})
+    try:
+        return ImageField.model_validate({"height": height, "width": width, "channels": channels})
+    except ValidationError:
+        raise ValueError(f"{height} x {width} pixels; pictures of 8 to 1024 pixels a side can be made") from None

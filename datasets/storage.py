@@ -70,7 +70,7 @@ class Folder:
 
     def create(self, name: str, data: bytes) -> bool:
         """Write a file that must not exist yet. False, and nothing written, when somebody else was first."""
-        with _explained(self._uri(name)):
+        with _explained(self._uri(name), writing=True):
             if self.local is None:
                 try:
                     self.fs.pipe_file(self._path(name), data, mode="create")
@@ -84,6 +84,12 @@ class Folder:
                     os.link(temporary, target)  # fails where the name is taken, and shows the whole content at once
                 except FileExistsError:
                     return False
+                except OSError:  # no hard links there, as on exFAT: exclusive still, if not all at once
+                    try:
+                        with target.open("xb") as file:
+                            file.write(data)
+                    except FileExistsError:
+                        return False
                 return True
 
     @contextlib.contextmanager
@@ -92,7 +98,7 @@ class Folder:
 
         Elsewhere than on a local disk it is first written to one: then it is one PUT, or one multipart upload.
         """
-        with _explained(self._uri(name)):
+        with _explained(self._uri(name), writing=True):
             if self.local is not None:
                 target = self.local / name
                 with _temporary(target) as temporary:
@@ -118,7 +124,7 @@ class Folder:
         """Fail now, with nothing written, where a local folder could not be made or written to later."""
         if self.local is None:
             return
-        nearest = next(folder for folder in (self.local, *self.local.parents) if folder.exists())
+        nearest = next(folder for folder in (self.local, *self.local.parents) if os.path.exists(folder))
         if not nearest.is_dir():
             raise OutputError(f"{self.uri}: {nearest} is a file, not a folder", "choose another place")
         if not os.access(nearest, os.W_OK | os.X_OK):
@@ -145,19 +151,26 @@ def _temporary(target: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def _explained(uri: str) -> Iterator[None]:
-    """Turn what a storage says into one line that names the URI. A missing file stays a FileNotFoundError."""
+def _explained(uri: str, writing: bool = False) -> Iterator[None]:
+    """Turn what a storage says into one line that names the URI. A file that cannot be read because it is missing stays a
+    FileNotFoundError."""
     try:
         yield
-    except FileNotFoundError:
-        raise
+    except FileNotFoundError as error:
+        if not writing:
+            raise
+        raise OutputError(f"{uri}: cannot be made ({_reason(error)})", "choose another place") from error
     except PermissionError as error:
         raise OutputError(f"{uri}: no permission ({_reason(error)})", "choose another place, or allow it") from error
     except NotADirectoryError as error:
         raise OutputError(f"{uri}: a part of this path is a file", "choose another place") from error
     except OSError as error:
         raise OutputError(f"{uri}: {_reason(error)}", "mend that, then run the same command again") from error
+    except Exception as error:
+        if type(error).__module__.partition(".")[0] not in ("botocore", "aiobotocore"):  # not installed without raygen[s3]
+            raise
+        raise OutputError(f"{uri}: {_reason(error)}", "check the S3 endpoint and credentials") from error
 
 
-def _reason(error: OSError) -> str:
-    return error.strerror or str(error).splitlines()[0] or type(error).__name__
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or next(iter(str(error).splitlines()), type(error).__name__)

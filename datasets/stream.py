@@ -73,7 +73,7 @@ def scan(path: str, storage: Folder) -> Source:
     place = Folder(uri)
     fs = place.fs
     try:
-        if any(character in place.path for character in "*?["):
+        if any(character in place.path for character in "*?[") and not fs.exists(place.path):
             found = sorted(fs.glob(place.path))
             root = place.path.split("*")[0].split("?")[0].split("[")[0].rpartition("/")[0]
         elif fs.isfile(place.path):
@@ -90,12 +90,13 @@ def scan(path: str, storage: Folder) -> Source:
     files = tuple(fs.unstrip_protocol(file) if place.local is None else str(file) for file in found)
     with ThreadPoolExecutor(16) as threads:
         footers = list(threads.map(_footer, files))
-    arrow = footers[0].schema.to_arrow_schema()
+    arrow = schema.with_known_types(footers[0].schema.to_arrow_schema)
+    root = root if place.local is not None else fs.unstrip_protocol(root)
     for file, footer in zip(files, footers, strict=True):
         _same_columns(files[0], arrow, file, footer.schema.to_arrow_schema())
     identity = [
         (file.removeprefix(root), info["size"], str(info.get("ETag") or info.get("mtime")))
-        for file, info in ((file, fs.info(file)) for file in found)
+        for file, info in zip(files, map(fs.info, found), strict=True)
     ]
     fingerprint = hashlib.sha256(json.dumps(identity).encode()).hexdigest()
     return Source(root, files, arrow, tuple(_fragments(files, footers)), fingerprint)
@@ -169,17 +170,15 @@ def user_errors() -> Iterator[None]:
     """Raise the RaygenError that a task, an actor or a training worker raised, without what Ray wraps around it."""
     try:
         yield
-    except RaygenError:
-        raise
     except Exception as error:
         found = _buried(error)
-        if found is None:
+        if found is None or found is error:
             raise
-        raise found from None
+        raise type(found)(found.what, found.hint) from None
 
 
 def _buried(error: BaseException | None, depth: int = 0) -> RaygenError | None:
-    if isinstance(error, RaygenError):
+    if isinstance(error, RaygenError) and not hasattr(error, "cause"):  # Ray's own errors take on the class of their cause
         return error
     if error is None or depth > 8:
         return None

@@ -50,6 +50,14 @@ def read(folder: Folder) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """
     try:
         document = json.loads(folder.read(DOCUMENT))
+        if not isinstance(document, dict):
+            raise ValueError(f"{DOCUMENT} is not an object")
+        if document.get("format") != FORMAT:
+            raise OutputError(
+                f"{folder.uri}: its format is {document.get('format')!r}, this raygen reads {FORMAT}", "upgrade raygen"
+            )
+        if missing := {"digest", "identity", "lineage"} - document.keys():
+            raise ValueError(f"{DOCUMENT} has no {min(missing)}")
         weights = safetensors.torch.load(folder.read(WEIGHTS))
     except FileNotFoundError as error:
         raise OutputError(
@@ -58,10 +66,6 @@ def read(folder: Folder) -> tuple[dict[str, Any], dict[str, Tensor]]:
         ) from None
     except (ValueError, SafetensorError) as error:
         raise OutputError(f"{folder.uri}: the generator is broken ({error})", "train it again") from None
-    if document.get("format") != FORMAT:
-        raise OutputError(
-            f"{folder.uri}: its format is {document.get('format')!r}, this raygen reads {FORMAT}", "upgrade raygen"
-        )
     if digest(document["identity"], weights) != document["digest"]:
         raise OutputError(f"{folder.uri}: the generator is not what its digest says", "train it again")
     return document, weights

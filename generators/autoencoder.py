@@ -26,21 +26,20 @@ class Deterministic(nn.Module):
 
 
 class Autoencoder(Family):
-    """Minimizes the squared reconstruction error; the latent is kept small by a light penalty on its square, as in RAE-L2.
+    """Minimizes the squared reconstruction error, and ``latent_penalty`` times the square of the latent, as in RAE-L2.
 
     When it has learnt, a Gaussian with full covariance is fitted to the latents of each class (of all rows, without a
     condition); new rows are decoded from draws of it.
     """
 
     spec: AutoencoderSpec
-    penalty = 1e-3
 
     def build(self) -> None:
         spec = self.spec
         features = networks.encoder(spec.network, self.shape, spec.width, norm=True)
         network = Deterministic(
             networks.Head(features, self.classes, spec.latent),
-            networks.decoder(spec.network, spec.latent, self.classes, self.shape, spec.width),
+            networks.decoder(spec.network, spec.latent, self.classes, self.shape, spec.width, class_scale=3.0),
         )
         self.networks = {"autoencoder": network.to(self.device)}
         self.optimizers = {"autoencoder": torch.optim.Adam(network.parameters(), lr=spec.learning_rate)}
@@ -52,7 +51,7 @@ class Autoencoder(Family):
     def step(self, images: Tensor, classes: Tensor | None) -> dict[str, Tensor]:
         reconstructed, latent = self.networks["autoencoder"](images, classes)
         error = F.mse_loss(reconstructed.float(), images, reduction="sum") / len(images)
-        loss = error + self.penalty * latent.float().pow(2).sum(1).mean()
+        loss = error + self.spec.latent_penalty * latent.float().pow(2).sum(1).mean()
         self.descend("autoencoder", loss)
         return {"loss": loss.detach(), "squared_error": error.detach()}
 

@@ -21,7 +21,7 @@ class Gan(Family):
 
     def build(self) -> None:
         spec = self.spec
-        generator = networks.decoder(spec.network, spec.latent, self.classes, self.shape, spec.width)
+        generator = networks.decoder(spec.network, spec.latent, self.classes, self.shape, spec.width, class_scale=0.1)
         features = networks.encoder(spec.network, self.shape, spec.width, norm=False, dropout=0.3)
         discriminator = networks.Projection(features, self.classes)
         self.networks = {"generator": generator.to(self.device), "discriminator": discriminator.to(self.device)}
@@ -39,7 +39,7 @@ class Gan(Family):
         noise = torch.randn(len(images), self.spec.latent, device=images.device)
         fake = torch.tanh(generator(noise, classes))
 
-        real = self._augment(images).requires_grad_(self.spec.r1 > 0)
+        real = self._augment(images).detach().requires_grad_(self.spec.r1 > 0)
         twice = None if classes is None else torch.cat([classes, classes])
         logits = discriminator(torch.cat([real, self._augment(fake.detach())]), twice).float()
         real_logits, fake_logits = logits.chunk(2)

@@ -2,7 +2,7 @@
 
 import importlib.metadata
 import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -11,12 +11,12 @@ from typing import Any, TypeAlias
 import numpy as np
 import pyarrow as pa
 import torch
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from raygen.datasets.codec import Batch, Codec
 from raygen.datasets.columns import Value
 from raygen.datasets.storage import Folder
-from raygen.errors import RaygenError
+from raygen.errors import OutputError, RaygenError
 from raygen.generators import artifact, noise
 from raygen.generators.base import Sampler
 from raygen.generators.families import family
@@ -25,7 +25,7 @@ from raygen.spec import GeneratorSpec
 TILE = 64  # on CPUs, batches smaller than this differ from larger ones in the last bit
 _SPEC: TypeAdapter[GeneratorSpec] = TypeAdapter(GeneratorSpec)
 
-Condition: TypeAlias = "Value | Sequence[Value] | np.ndarray | pa.Array | pa.ChunkedArray"
+Condition: TypeAlias = Value | Sequence[Value] | np.ndarray | pa.Array | pa.ChunkedArray
 """One value for all rows, or one value per row."""
 
 
@@ -39,6 +39,7 @@ class Generator:
         sampler: the networks, in evaluation mode.
         tile: how many rows the networks see at once, always, so that a row's bits do not depend on who else is asked for.
         lineage: what it came from: data fingerprint, training run, versions, metrics.
+        recorded: the identity of the artifact it was read from, which stays its own when raygen gets new options.
     """
 
     spec: GeneratorSpec
@@ -46,6 +47,7 @@ class Generator:
     sampler: Sampler
     tile: int = TILE
     lineage: Mapping[str, Any] = field(default_factory=dict)
+    recorded: Mapping[str, Any] | None = None
 
     @classmethod
     def load(cls, uri: str | Path, device: str | torch.device | None = None) -> "Generator":
@@ -60,12 +62,16 @@ class Generator:
         """
         document, weights = artifact.read(Folder(uri))
         identity = document["identity"]
-        spec = _SPEC.validate_python(identity["generator"])
-        codec = Codec.from_json(identity["codec"])
-        sampler = untrained(spec, codec, torch.device("cpu")).sampler()
-        sampler.load_state_dict(weights)
+        try:
+            spec = _SPEC.validate_python(identity["generator"])
+            codec = Codec.from_json(identity["codec"])
+            sampler = untrained(spec, codec, torch.device("cpu")).sampler()
+            sampler.load_state_dict(weights)
+        except (ValidationError, KeyError, RuntimeError):  # the digest is right: it means something to another raygen
+            maker = document["lineage"].get("versions", {}).get("raygen", "a newer one")
+            raise OutputError(f"{uri}: this raygen does not know how to rebuild it", f"use raygen {maker}") from None
         sampler.to(device or default_device()).eval()
-        return cls(spec, codec, sampler, identity["tile"], document["lineage"])
+        return cls(spec, codec, sampler, identity["tile"], document["lineage"], identity)
 
     def save(self, folder: Folder) -> None:
         """Write the artifact."""
@@ -80,6 +86,8 @@ class Generator:
     @property
     def identity(self) -> dict[str, Any]:
         """All that decides the rows, but for the weights."""
+        if self.recorded is not None:
+            return dict(self.recorded)
         return {"generator": self.spec.model_dump(mode="json"), "codec": self.codec.to_json(), "tile": self.tile}
 
     @cached_property
@@ -87,7 +95,7 @@ class Generator:
         """SHA-256, hexadecimal, of the canonical content."""
         return artifact.digest(self.identity, self.sampler.state_dict())
 
-    def sample(self, rows: range, seed: int, condition: Condition | None = None) -> pa.Table:
+    def sample(self, rows: range, seed: int = 0, condition: Condition | None = None) -> pa.Table:
         """Make rows by their numbers.
 
         The same rows come out whatever range they are asked for in, here or in a job, bit for bit on one device type and
@@ -96,8 +104,8 @@ class Generator:
         Args:
             rows: consecutive row numbers, for example ``range(1000, 1100)``.
             seed: of the dataset, 0 or more.
-            condition: what the rows show: one value for all, or one for each row. By default each row draws its own, with
-                the frequencies of the training data.
+            condition: what the rows show: one value for all, or one for each row (to make rows of a dataset again, the
+                values they have there). By default each row draws its own, with the frequencies of the training data.
 
         Returns:
             A table with the Arrow types of the training data.
@@ -130,6 +138,8 @@ class Generator:
         """The class index of each row: int64 ``(n,)``, or None where the generator has no condition."""
         if rows.step != 1 or rows.start < 0 or len(rows) == 0:
             raise RaygenError(f"{rows} is not a range of row numbers", "for example: range(1000, 1100)")
+        if type(seed) is not int or seed < 0:
+            raise RaygenError(f"{seed!r} is not a seed", "give a whole number, 0 or more")
         name = self.spec.condition
         if name is None:
             if condition is not None:
@@ -139,7 +149,9 @@ class Generator:
         if condition is None:
             shares = np.cumsum(category.counts) / np.sum(category.counts)
             return np.searchsorted(shares, noise.uniforms(seed, "condition", rows), side="right").astype(np.int64)
-        if isinstance(condition, str | int):
+        if isinstance(condition, np.generic) or (isinstance(condition, np.ndarray) and condition.ndim == 0):
+            condition = condition.item()
+        if isinstance(condition, str) or not isinstance(condition, Iterable):
             return np.full(len(rows), self.codec.class_index(name, condition), np.int64)
         if isinstance(condition, pa.Array | pa.ChunkedArray):
             values: list[Value] = condition.to_pylist()
@@ -147,8 +159,12 @@ class Generator:
             values = condition.tolist() if isinstance(condition, np.ndarray) else list(condition)
         if len(values) != len(rows):
             raise RaygenError(f"{len(values)} conditions for {len(rows)} rows", "give one value, or one for each row")
-        index = {value: self.codec.class_index(name, value) for value in set(values)}
-        return np.array([index[value] for value in values], np.int64)
+        try:
+            index = {(type(value), value): -1 for value in values}  # 1 and True are one key of a dict, but not one value
+        except TypeError:
+            raise RaygenError("the conditions are not plain values", "give one value, or one for each row") from None
+        index = {key: self.codec.class_index(name, key[1]) for key in index}
+        return np.array([index[type(value), value] for value in values], np.int64)
 
     @torch.inference_mode()
     def _tile(self, rows: range, seed: int, classes: np.ndarray | None) -> np.ndarray:

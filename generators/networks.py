@@ -16,10 +16,10 @@ Shape = tuple[int, int, int]
 class DenseDecoder(nn.Module):
     """Latent ``(n, latent)``, classes ``(n,)`` or None → values of any sign ``(n, *shape)``."""
 
-    def __init__(self, latent: int, classes: int, shape: Shape, width: int) -> None:
+    def __init__(self, latent: int, classes: int, shape: Shape, width: int, class_scale: float) -> None:
         super().__init__()
         self.shape = shape
-        self.embedding = _embedding(classes, latent)
+        self.embedding = _embedding(classes, latent, class_scale)
         hidden = width * 16
         self.layers = nn.Sequential(
             nn.Linear(latent * (2 if classes else 1), hidden),
@@ -36,10 +36,10 @@ class DenseDecoder(nn.Module):
 class ConvDecoder(nn.Module):
     """The same with DCGAN's transposed convolutions and batch normalization (Radford et al. 2015, arXiv 1511.06434)."""
 
-    def __init__(self, latent: int, classes: int, shape: Shape, width: int) -> None:
+    def __init__(self, latent: int, classes: int, shape: Shape, width: int, class_scale: float) -> None:
         super().__init__()
         channels, self.height, self.width = shape
-        self.embedding = _embedding(classes, latent)
+        self.embedding = _embedding(classes, latent, class_scale)
         stages = _stages(shape)
         self.start = (width * 2 ** (stages - 1), -(-self.height // 2**stages), -(-self.width // 2**stages))
         self.project = nn.Linear(latent * (2 if classes else 1), math.prod(self.start), bias=False)
@@ -139,9 +139,9 @@ class Projection(nn.Module):
         return logits  # type: ignore[no-any-return]
 
 
-def decoder(network: str, latent: int, classes: int, shape: Shape, width: int) -> nn.Module:
+def decoder(network: str, latent: int, classes: int, shape: Shape, width: int, *, class_scale: float = 0.1) -> nn.Module:
     kind = DenseDecoder if network == "dense" else ConvDecoder
-    return kind(latent, classes, shape, width)
+    return kind(latent, classes, shape, width, class_scale)
 
 
 def encoder(network: str, shape: Shape, width: int, *, norm: bool, dropout: float = 0.0) -> DenseEncoder | ConvEncoder:
@@ -154,12 +154,13 @@ def _stages(shape: Shape) -> int:
     return max(2, math.ceil(math.log2(shorter / 8)))
 
 
-def _embedding(classes: int, width: int) -> nn.Embedding | None:
-    """Small at first: with PyTorch's N(0, 1) a class outshouts the noise, and a GAN makes one image per class."""
+def _embedding(classes: int, width: int, scale: float = 0.1) -> nn.Embedding | None:
+    """How large it is at first says how much the class counts: in a GAN it is small, or the class outshouts the noise and
+    there is one image per class; in an autoencoder large, or the latent learns to tell the class instead."""
     if not classes:
         return None
     embedding = nn.Embedding(classes, width)
-    nn.init.normal_(embedding.weight, 0.0, 0.1)
+    nn.init.normal_(embedding.weight, 0.0, scale)
     return embedding
 
 

@@ -28,7 +28,7 @@ def normals(seed: int, purpose: str, rows: range, width: int) -> np.ndarray:
     angle = (raw & np.uint64(0xFFFFFFFF)).astype(np.float64) * (2.0**-31 * np.pi)
     radius = np.sqrt(-2.0 * np.log(first))
     pairs = np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=-1)
-    return pairs.reshape(len(rows), -1)[:, :width].astype(np.float32)
+    return pairs.reshape(len(rows), 2 * raw.shape[1])[:, :width].astype(np.float32)
 
 
 def uniforms(seed: int, purpose: str, rows: range) -> np.ndarray:

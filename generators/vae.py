@@ -35,7 +35,7 @@ class Vae(Family):
         features = networks.encoder(spec.network, self.shape, spec.width, norm=True)
         network = Variational(
             networks.Head(features, self.classes, 2 * spec.latent),
-            networks.decoder(spec.network, spec.latent, self.classes, self.shape, spec.width),
+            networks.decoder(spec.network, spec.latent, self.classes, self.shape, spec.width, class_scale=3.0),
         )
         self.networks = {"autoencoder": network.to(self.device)}
         self.optimizers = {"autoencoder": torch.optim.Adam(network.parameters(), lr=spec.learning_rate)}

@@ -1,6 +1,9 @@
 """``init``: look at Parquet and write the first spec for it, with a word on every choice."""
 
+import math
 import re
+
+import yaml
 
 from raygen.datasets import samples, schema, stream
 from raygen.datasets.storage import Folder
@@ -26,7 +29,8 @@ def first_spec(data: str) -> str:
     fields, left_out = schema.infer(stream.head(source, LOOKED_AT), data)
     images = [name for name, field in fields.items() if isinstance(field, ImageField)]
     if not images:
-        raise DataError(f"{data}: has no image column ({', '.join(fields)})", "the families of today make images")
+        found = "; ".join([f"{name}: a category" for name in fields] + [f"{name}: {why}" for name, why in left_out.items()])
+        raise DataError(f"{data}: has no image column ({found})", "the families of today make images")
     for name in images[1:]:
         left_out[name] = "a generator makes one image column; this is the second"
         del fields[name]
@@ -38,16 +42,16 @@ def first_spec(data: str) -> str:
 
 def _yaml(name: str, data: str, rows: int, fields: dict[str, DataField], left_out: dict[str, str], label: str | None) -> str:
     columns = [f"    {_quoted(column)}: {_flow(field)}" for column, field in fields.items()]
-    columns += [f"    # {column}: left out: {reason}" for column, reason in left_out.items()]
+    columns += [f"    # {_printable(column)}: left out: {_printable(reason)}" for column, reason in left_out.items()]
     condition = f", condition: {_quoted(label)}" if label else ""
     balance = f", balance: {_quoted(label)}" if label else ""
     return "\n".join(
         [
-            f"name: {name}",
+            f"name: {_quoted(name)}",
             f"storage: {STORAGE}                # or s3://bucket/prefix; runs, generators and datasets live here",
             "dataset:",
             f"  path: {_quoted(data)}",
-            f"  schema:                       # the columns to use, as {LOOKED_AT} of {rows:,} rows look",
+            f"  schema:                       # the columns to use, as {min(LOOKED_AT, rows):,} of {rows:,} rows look",
             *columns,
             "  holdout: 0.2                  # never trained on; what every metric is compared with",
             f"generator: {{family: gan{condition}}}   # gan, vae or autoencoder; asked for rows by its condition",
@@ -75,13 +79,11 @@ def _flow(field: DataField) -> str:
 
 def _quoted(text: str) -> str:
     """As it is where YAML reads it as text, else in quotes."""
-    plain = re.fullmatch(r"[A-Za-z_./][\w./:*-]*", text) and text.lower() not in (
-        "yes",
-        "no",
-        "on",
-        "off",
-        "true",
-        "false",
-        "null",
-    )
-    return text if plain else "'" + text.replace("'", "''") + "'"
+    if re.fullmatch(r"[A-Za-z_/]([\w./:*-]*[\w./*-])?", text, re.ASCII) and yaml.safe_load(text) == text:
+        return text
+    return str(yaml.safe_dump(text, default_style='"', width=math.inf, allow_unicode=True)).strip()
+
+
+def _printable(text: str) -> str:
+    """For a comment, which ends with its line."""
+    return "".join(letter if letter.isprintable() else " " for letter in text)

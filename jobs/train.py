@@ -27,7 +27,6 @@ from raygen.jobs import progress
 from raygen.jobs.project import Project, write_json
 from raygen.spec import Spec, load_spec
 
-CHECKPOINT_SECONDS = 10.0
 KEPT = 2
 
 
@@ -149,7 +148,8 @@ def _learn(config: dict[str, Any]) -> None:
         family.distribute(lambda network: DistributedDataParallel(network, broadcast_buffers=False))
 
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=reduced(options.precision, device))
-    saved = posted = began = time.monotonic()
+    saved = posted = time.monotonic()
+    began = saved - (history[-1]["seconds"] if history else 0.0)
     for epoch in range(start, options.epochs):
         torch.manual_seed(_mix(options.seed, epoch, rank))
         order = np.random.default_rng([options.seed, epoch]).permutation(len(images))
@@ -167,8 +167,7 @@ def _learn(config: dict[str, Any]) -> None:
                 config["box"].post.remote((epoch * steps + step + 1) * options.batch_size, _note(losses))
         row = {"epoch": epoch + 1, "step": (epoch + 1) * steps, "seconds": round(time.monotonic() - began, 2)}
         history.append({**row, **{name: round(value.item() / steps, 6) for name, value in sums.items()}})
-        ray.train.report(history[-1])
-        if rank == 0 and (time.monotonic() - saved > CHECKPOINT_SECONDS or epoch + 1 == options.epochs):
+        if rank == 0 and (time.monotonic() - saved >= options.checkpoint_seconds or epoch + 1 == options.epochs):
             checkpoints.save(family, epoch + 1, history)
             saved = time.monotonic()
 
@@ -176,6 +175,8 @@ def _learn(config: dict[str, Any]) -> None:
         _tensors(images, classes, np.arange(first, min(first + size, len(images))), device)
         for first in range(rank * size, len(images), size * world)
     )
+    # The only report: it is a barrier that costs a second or two, and checkpoints and metrics are raygen's own files.
+    ray.train.report(history[-1])
     if rank == 0:
         _export(family, codec, spec, config, history[-1], len(images))
 

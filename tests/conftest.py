@@ -3,9 +3,15 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
+from raygen.datasets import samples
+from raygen.datasets.storage import Folder
+
+os.environ["OMP_NUM_THREADS"] = "1"  # threads that wait for each other crawl where other processes want the cores too
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # else a local Ray writes a token into the home folder
 os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -22,11 +28,40 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def ray(home: Path) -> Iterator[None]:
-    """The Ray of this test run: two CPUs, as many as the smallest machine that tests run on."""
-    import ray
-
+    """The Ray of this test run."""
     from raygen.cluster.connect import connected
 
     with connected():
         yield
-    assert not ray.is_initialized()
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six hundred real digits, sixty of each, in two Parquet files of several row groups."""
+    folder = tmp_path_factory.mktemp("digits")
+    whole = pq.read_table(samples.materialize("sample:digits", Folder(folder / "whole")))
+    few = whole.take([row for row in range(len(whole)) if row % 500 < 60])
+    (folder / "few").mkdir()
+    few = few.take([row * 7 % len(few) for row in range(len(few))])
+    pq.write_table(few.slice(0, 400), folder / "few" / "a.parquet", row_group_size=150)
+    pq.write_table(few.slice(400), folder / "few" / "b.parquet", row_group_size=150)
+    return folder / "few"
+
+
+@pytest.fixture
+def small(digits: Path, tmp_path: Path) -> dict[str, Any]:
+    """A spec whose whole job takes seconds, as a mapping."""
+    return {
+        "name": "small",
+        "storage": str(tmp_path / "store"),
+        "dataset": {
+            "path": str(digits),
+            "schema": {
+                "image": {"kind": "image", "height": 28, "width": 28, "channels": 1},
+                "label": {"kind": "category"},
+            },
+        },
+        "generator": {"family": "vae", "condition": "label", "width": 8},
+        "train": {"epochs": 4, "batch_size": 32},
+        "augment": {"rows": 1000, "balance": "label", "seed": 7, "shard_rows": 130, "workers": 1},
+    }

@@ -19,7 +19,6 @@ from raygen.errors import DataError, GateError, OutputError, RaygenError, Resour
 if TYPE_CHECKING:
     from raygen.api import augment, evaluate, run, train
     from raygen.generators.generator import Generator
-    from raygen.jobs.plan import Plan
     from raygen.spec import Spec, load_spec
 
 __all__ = [
@@ -27,7 +26,6 @@ __all__ = [
     "GateError",
     "Generator",
     "OutputError",
-    "Plan",
     "RaygenError",
     "ResourceError",
     "Spec",
@@ -41,7 +39,6 @@ __all__ = [
 
 _WHERE = {
     "Generator": "raygen.generators.generator",
-    "Plan": "raygen.jobs.plan",
     "Spec": "raygen.spec",
     "load_spec": "raygen.spec",
     "augment": "raygen.api",

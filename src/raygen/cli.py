@@ -216,4 +216,6 @@ def _main(
 def main() -> None:
     """The entry point ``raygen``."""
     os.environ.setdefault("PYTHONWARNINGS", "ignore")  # for Ray's processes; this one is in connect.py
+    # OpenMP threads that spin while they wait make training several times slower where other programs want the cores too.
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     sys.exit(app())

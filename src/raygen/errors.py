@@ -22,6 +22,7 @@ class RaygenError(Exception):
     exit_code = 2
 
     def __init__(self, what: str, hint: str) -> None:
+        what, hint = (" ".join(text.splitlines()) for text in (what, hint))  # reasons and names may bring lines of their own
         super().__init__(what, hint)  # both in args, so that it survives pickling between Ray processes
         self.what = what
         self.hint = hint

@@ -78,9 +78,9 @@ class VaeSpec(FamilySpec):
 
     family: Literal["vae"] = "vae"
     network: Literal["dense", "conv"] = "conv"
-    latent: PositiveInt = 16
-    width: PositiveInt = 32
-    learning_rate: PositiveFloat = 2e-3
+    latent: PositiveInt = 24
+    width: PositiveInt = 48
+    learning_rate: PositiveFloat = 5e-3
 
 
 class AutoencoderSpec(FamilySpec):
@@ -88,7 +88,8 @@ class AutoencoderSpec(FamilySpec):
 
     family: Literal["autoencoder"] = "autoencoder"
     network: Literal["dense", "conv"] = "conv"
-    latent: PositiveInt = 16
+    latent: PositiveInt = 24
+    latent_penalty: Annotated[float, Field(ge=0)] = 0.5
     width: PositiveInt = 32
     learning_rate: PositiveFloat = 2e-3
 
@@ -97,13 +98,17 @@ GeneratorSpec = Annotated[GanSpec | VaeSpec | AutoencoderSpec, Discriminator("fa
 
 
 class TrainSpec(Strict):
-    """``batch_size`` is the global one, whatever the number of workers; ``auto`` workers: one per GPU, or one."""
+    """``batch_size`` is the global one, whatever the number of workers; ``auto`` workers: one per GPU, or one.
+
+    A checkpoint is written at the end of an epoch, when the last one is ``checkpoint_seconds`` old.
+    """
 
     workers: Workers = "auto"
     epochs: PositiveInt = 40
     batch_size: Annotated[int, Field(ge=2)] = 64
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     seed: Seed = 0
+    checkpoint_seconds: Annotated[float, Field(ge=0)] = 10.0
 
     @validator(mode="after")
     def _a_batch_reaches_every_worker(self) -> "TrainSpec":
@@ -182,7 +187,7 @@ class Spec(Strict):
 
     def to_yaml(self) -> str:
         """The resolved spec, every default written out; reading it back gives the same spec."""
-        return yaml.safe_dump(self.model_dump(mode="json", by_alias=True), sort_keys=False)
+        return _dump(self.model_dump(mode="json", by_alias=True))
 
 
 def _must_be_category(where: str, column: str, fields: Mapping[str, ImageField | CategoryField]) -> None:
@@ -211,7 +216,11 @@ def load_spec(source: str | Path | Mapping[str, Any] | Spec, overrides: Sequence
     if isinstance(source, Spec):
         source = source.model_dump(by_alias=True)
     if isinstance(source, Mapping):
-        where, text = "spec", yaml.safe_dump(dict(source), sort_keys=False)
+        where = "spec"
+        try:
+            text = _dump(dict(source))
+        except yaml.YAMLError as error:
+            raise SpecError(f"{where}: has a value that is not YAML: {error.args[-1]!r}", "give plain values") from None
     else:
         where, text = str(source), _read(Path(source))
     lines, document = _parse(text, where)
@@ -228,7 +237,7 @@ def _read(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise SpecError(f"{path}: there is no such spec", "write one with: raygen init DATA") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:  # not UTF-8, or a path that cannot be one
         raise SpecError(f"{path}: cannot be read as a spec ({error})", "give the path of a YAML text file") from None
 
 
@@ -236,9 +245,21 @@ class _Loader(yaml.SafeLoader):
     """YAML 1.1 reads ``5e-4`` as text; people mean the number."""
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
-)
+class _Dumper(yaml.SafeDumper):
+    """Puts in quotes what the loader would read as a number."""
+
+
+for _class in (_Loader, _Dumper):
+    _class.add_implicit_resolver(
+        "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+    )
+
+_UNREADABLE = (ValueError, LookupError, AttributeError, ArithmeticError, RecursionError)
+"""What PyYAML lets through on values that only look like a date or a number, and on documents without an end."""
+
+
+def _dump(document: dict[str, Any]) -> str:
+    return str(yaml.dump(document, Dumper=_Dumper, sort_keys=False))
 
 
 def _parse(text: str, where: str) -> tuple[dict[tuple[Any, ...], int], dict[str, Any]]:
@@ -255,12 +276,16 @@ def _parse(text: str, where: str) -> tuple[dict[tuple[Any, ...], int], dict[str,
         line = f":{mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
         raise SpecError(f"{where}{line}: is not YAML: {problem}", "mend the syntax there") from None
+    except _UNREADABLE as error:
+        raise SpecError(f"{where}: has a value that cannot be read ({error})", "put text in quotes") from None
     return lines, document
 
 
 def _number(node: yaml.Node, path: tuple[Any, ...], lines: dict[tuple[Any, ...], int], where: str) -> None:
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.MarkedYAMLError(problem="a key is not plain text", problem_mark=key.start_mark)
             child = (*path, key.value)
             line = key.start_mark.line + 1
             if child in lines:
@@ -282,7 +307,7 @@ def _override(document: dict[str, Any], override: str) -> None:
         raise SpecError(f"--set {override}: is not of the form key.path=value", "for example: --set train.epochs=3")
     try:
         value = yaml.load(text, Loader=_Loader)  # noqa: S506 - _Loader is a SafeLoader
-    except yaml.YAMLError:
+    except (yaml.YAMLError, *_UNREADABLE):
         raise SpecError(f"--set {override}: the value is not YAML", "quote it as you would in the spec") from None
     node: Any = document
     for index, step in enumerate(steps[:-1]):

@@ -1,0 +1,337 @@
+"""Every form a picture comes in is read into the same array, and written back as the form it came in."""
+
+import io
+import pickle
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from ray.data.extensions import ArrowTensorArray, ArrowTensorType, ArrowTensorTypeV2
+
+from raygen.datasets import images
+from raygen.errors import DataError
+from raygen.spec import ImageField
+
+ROWS, SIZE = 7, 8
+STRUCT = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+
+
+def field(channels: int = 1, height: int = SIZE, width: int = SIZE) -> ImageField:
+    return ImageField.model_validate({"height": height, "width": width, "channels": channels})
+
+
+def pictures(channels: int = 1, height: int = SIZE, width: int = SIZE, rows: int = ROWS) -> np.ndarray:
+    """uint8, ``(rows, channels, height, width)``."""
+    return np.random.default_rng(0).integers(0, 256, (rows, channels, height, width)).astype(np.uint8)
+
+
+def as_file(image: np.ndarray, form: str = "PNG", **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(image[0] if len(image) == 1 else image.transpose(1, 2, 0)).save(buffer, form, **options)
+    return buffer.getvalue()
+
+
+def nested(value: pa.DataType, *shape: int) -> pa.DataType:
+    for size in reversed(shape):
+        value = pa.list_(value, size)
+    return value
+
+
+def where(row: int) -> str:
+    return f"digits.parquet, row {row}"
+
+
+BYTES = [
+    pa.binary(),
+    pa.large_binary(),
+    STRUCT,
+    pa.struct([("bytes", pa.large_binary()), ("path", pa.large_string())]),
+    pa.struct([("path", pa.string()), ("bytes", pa.binary())]),
+    pa.struct([("bytes", pa.binary())]),
+]
+
+
+def column_of_bytes(kind: pa.DataType, files: list[bytes]) -> pa.Array:
+    if not pa.types.is_struct(kind):
+        return pa.array(files, kind)
+    return pa.array(
+        [{f.name: data if f.name == "bytes" else f"{row}.png" for f in kind} for row, data in enumerate(files)], kind
+    )
+
+
+@pytest.mark.parametrize("kind", BYTES, ids=str)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_bytes_there_and_back(kind: pa.DataType, channels: int) -> None:
+    given_ = pictures(channels)
+    column = column_of_bytes(kind, [as_file(image) for image in given_])
+    read = images.decode(column, field(channels), where)
+    np.testing.assert_array_equal(read, given_)
+    assert read.dtype == np.uint8
+    np.testing.assert_array_equal(images.decode(column.slice(2, 3), field(channels), where), given_[2:5])
+    written = images.encode(read, kind)
+    assert written.type == kind
+    written.validate(full=True)
+    np.testing.assert_array_equal(images.decode(written, field(channels), where), given_)
+    data = (written.field("bytes") if pa.types.is_struct(kind) else written)[0].as_py()
+    assert Image.open(io.BytesIO(data)).format == "PNG"
+    assert images.encode(read, kind).equals(written)  # the same bytes every time
+
+
+def test_jpeg_is_read_as_it_looks() -> None:
+    smooth = np.tile(np.linspace(0, 255, 32).astype(np.uint8), (32, 1))[None]
+    column = pa.array([as_file(smooth, "JPEG", quality=95)], STRUCT.field("bytes").type)
+    read = images.decode(column, field(1, 32, 32), where)
+    assert np.abs(read[0].astype(int) - smooth).max() < 8
+
+
+def test_pictures_take_the_channels_that_the_schema_says() -> None:
+    grey, colour = pictures(1)[0], pictures(3)[0]
+    column = pa.array([as_file(grey), as_file(colour)])
+    three = images.decode(column, field(3), where)
+    np.testing.assert_array_equal(three[0], np.repeat(grey, 3, axis=0))
+    np.testing.assert_array_equal(three[1], colour)
+    one = images.decode(column, field(1), where)
+    luma = (colour.transpose(1, 2, 0) @ [0.299, 0.587, 0.114]).round()  # ITU-R 601
+    assert np.abs(one[1, 0] - luma).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("mode", "channels"), [("1", 1), ("L", 1), ("LA", 1), ("P", 3), ("RGB", 3), ("RGBA", 3), ("CMYK", 3)]
+)
+def test_every_kind_of_picture_has_one_or_three_channels(mode: str, channels: int) -> None:
+    buffer = io.BytesIO()
+    Image.fromarray(pictures(3)[0].transpose(1, 2, 0)).convert(mode).save(buffer, "TIFF" if mode == "CMYK" else "PNG")
+    assert images.decode_one(buffer.getvalue()).shape == (SIZE, SIZE, channels)
+
+
+def test_sixteen_bits_become_eight_without_clipping() -> None:
+    deep = (np.arange(64, dtype=np.uint16) * 1040).reshape(8, 8)
+    buffer = io.BytesIO()
+    Image.fromarray(deep).save(buffer, "PNG")
+    np.testing.assert_array_equal(images.decode_one(buffer.getvalue())[..., 0], deep >> 8)
+    buffer = io.BytesIO()
+    Image.fromarray(deep.astype(np.float32)).save(buffer, "TIFF")
+    with pytest.raises(ValueError, match="no known range"):
+        images.decode_one(buffer.getvalue())
+
+
+FIXED = [
+    ((SIZE, SIZE), 1),
+    ((SIZE, SIZE, 1), 1),
+    ((SIZE, SIZE, 3), 3),
+    ((1, SIZE, SIZE), 1),
+    ((3, SIZE, SIZE), 3),
+]
+VALUES = [pa.uint8(), pa.int32(), pa.int64(), pa.uint16(), pa.float16(), pa.float32(), pa.float64()]
+
+
+def tensors(given_: np.ndarray, shape: tuple[int, ...], value: pa.DataType) -> np.ndarray:
+    """Pictures in the layout and the values of a tensor column."""
+    laid = given_ if shape[0] in (1, 3) else given_.transpose(0, 2, 3, 1)
+    laid = laid.reshape(len(given_), *shape).astype(value.to_pandas_dtype())
+    return laid / laid.dtype.type(255) if pa.types.is_floating(value) else laid
+
+
+def there_and_back(column: pa.Array, given_: np.ndarray, channels: int, size: tuple[int, int] = (SIZE, SIZE)) -> None:
+    read = images.decode(column, field(channels, *size), where)
+    np.testing.assert_array_equal(read, given_)
+    assert read.dtype == np.uint8
+    part = column.slice(3, 2)
+    np.testing.assert_array_equal(images.decode(part, field(channels, *size), where), given_[3:5])
+    assert images.decode(column.slice(0, 0), field(channels, *size), where).shape == (0, *given_.shape[1:])
+    for rows in (read, read[3:5], read[:0]):
+        written = images.encode(rows, column.type)
+        assert written.type == column.type
+        written.validate(full=True)
+        np.testing.assert_array_equal(images.decode(written, field(channels, *size), where), rows)
+
+
+@pytest.mark.parametrize("value", VALUES, ids=str)
+@pytest.mark.parametrize(("shape", "channels"), FIXED, ids=str)
+def test_nested_lists_there_and_back(shape: tuple[int, ...], channels: int, value: pa.DataType) -> None:
+    given_ = pictures(channels)
+    flat = pa.array(tensors(given_, shape, value).reshape(-1), value)
+    for size in reversed(shape):
+        flat = pa.FixedSizeListArray.from_arrays(flat, size)
+    assert flat.type == nested(value, *shape)
+    there_and_back(flat, given_, channels)
+
+
+@pytest.mark.parametrize("value", [pa.uint8(), pa.float32()], ids=str)
+@pytest.mark.parametrize(("shape", "channels"), FIXED, ids=str)
+def test_arrow_tensors_there_and_back(shape: tuple[int, ...], channels: int, value: pa.DataType) -> None:
+    given_ = pictures(channels)
+    column = pa.FixedShapeTensorArray.from_numpy_ndarray(np.ascontiguousarray(tensors(given_, shape, value)))
+    assert column.type == pa.fixed_shape_tensor(value, shape)
+    there_and_back(column, given_, channels)
+
+
+@pytest.mark.parametrize("value", [pa.uint8(), pa.float32()], ids=str)
+@pytest.mark.parametrize(("shape", "channels"), FIXED, ids=str)
+@pytest.mark.parametrize("version", [ArrowTensorType, ArrowTensorTypeV2])
+def test_rays_tensors_there_and_back(version: Any, shape: tuple[int, ...], channels: int, value: pa.DataType) -> None:
+    given_ = pictures(channels)
+    kind = version(shape, value)
+    laid = tensors(given_, shape, value)
+    offsets = np.arange(ROWS + 1) * np.prod(shape)
+    lists = pa.LargeListArray if version is ArrowTensorTypeV2 else pa.ListArray
+    storage = lists.from_arrays(pa.array(offsets, "i8" if version is ArrowTensorTypeV2 else "i4"), laid.reshape(-1))
+    there_and_back(pa.ExtensionArray.from_storage(kind, storage), given_, channels)
+    np.testing.assert_array_equal(images.encode(given_, kind).to_numpy(), laid.astype(value.to_pandas_dtype()))
+
+
+def test_what_ray_data_makes_is_read() -> None:
+    given_ = pictures(3)
+    there_and_back(ArrowTensorArray.from_numpy(np.ascontiguousarray(given_.transpose(0, 2, 3, 1))), given_, 3)
+
+
+@pytest.mark.parametrize("value", [pa.uint8(), pa.float32()], ids=str)
+def test_flat_lists_of_square_pictures_there_and_back(value: pa.DataType) -> None:
+    given_ = pictures(1, 28, 28)
+    column = pa.FixedSizeListArray.from_arrays(pa.array(tensors(given_, (784,), value).reshape(-1), value), 784)
+    there_and_back(column, given_, 1, (28, 28))
+
+
+@pytest.mark.parametrize(("height", "width"), [(8, 12), (12, 8)])
+def test_height_and_width_are_not_mixed_up(height: int, width: int) -> None:
+    given_ = pictures(3, height, width)
+    for kind in (pa.binary(), nested(pa.uint8(), height, width, 3), nested(pa.uint8(), 3, height, width)):
+        there_and_back(images.encode(given_, kind), given_, 3, (height, width))
+    with pytest.raises(DataError, match=rf"the image is {height} x {width} pixels, the schema says {width} x {height}"):
+        images.decode(images.encode(given_, pa.binary()), field(3, width, height), where)
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape"),
+    [
+        (nested(pa.uint8(), 8, 9), (8, 9, 1)),
+        (nested(pa.float32(), 8, 9, 3), (8, 9, 3)),
+        (nested(pa.float32(), 3, 8, 9), (8, 9, 3)),
+        (pa.list_(pa.uint8(), 784), (28, 28, 1)),
+        (pa.fixed_shape_tensor(pa.uint8(), [8, 9, 1]), (8, 9, 1)),
+        (ArrowTensorType((8, 9, 3), pa.uint8()), (8, 9, 3)),
+        (ArrowTensorTypeV2((8, 9, 3), pa.uint8()), (8, 9, 3)),
+        (pa.list_(pa.uint8(), 785), None),
+        (nested(pa.uint8(), 8, 9, 4), None),
+        (nested(pa.uint8(), 8, 9, 3, 3), None),
+        (nested(pa.int8(), 8, 9), None),  # cannot hold 0 to 255
+        (nested(pa.string(), 8, 9), None),
+        (nested(pa.bool_(), 8, 9), None),
+        (pa.list_(pa.uint8()), None),
+        (pa.binary(), None),
+        (pa.binary(64), None),
+        (STRUCT, None),
+        (pa.uint8(), None),
+        (pa.uuid(), None),
+        (pa.json_(), None),
+    ],
+    ids=str,
+)
+def test_shapes_of_tensor_types(kind: pa.DataType, shape: tuple[int, int, int] | None) -> None:
+    assert images.tensor_shape(kind) == shape
+
+
+PNG = as_file(pictures()[0])
+
+
+@pytest.mark.parametrize(
+    ("bad", "said"),
+    [
+        (None, "the image"),  # is null, or has no bytes
+        (PNG[: len(PNG) // 2], "cannot be read as an image"),
+        (PNG[:20], "cannot be read as an image"),
+        (as_file(pictures(3, 64, 64)[0], "JPEG")[:500], "cannot be read as an image"),
+        (b"", "0 bytes cannot be read as an image"),
+        (b"<html>not a picture</html>", "26 bytes cannot be read as an image (not an image)"),
+        (as_file(pictures(1, 9, 8)[0]), "the image is 9 x 8 pixels, the schema says 8 x 8"),
+    ],
+    ids=["null", "half a PNG", "head of a PNG", "half a JPEG", "empty", "HTML", "other size"],
+)
+@pytest.mark.parametrize("kind", [pa.binary(), STRUCT], ids=str)
+def test_a_bad_picture_is_named(kind: pa.DataType, bad: bytes | None, said: str) -> None:
+    values: list[Any] = [PNG, PNG, bad, PNG]
+    if pa.types.is_struct(kind):
+        values = [{"bytes": value, "path": "elsewhere.png"} for value in values]
+    column = pa.array(values, kind)
+    with pytest.raises(DataError) as caught:
+        images.decode(column, field(), where)
+    assert caught.value.what.startswith("digits.parquet, row 2: ")
+    assert said in caught.value.what
+    with pytest.raises(DataError, match="row 1:"):
+        images.decode(column.slice(1), field(), where)  # the caller knows where a slice begins
+    with pytest.raises(DataError) as unpickled:  # it crosses processes
+        raise pickle.loads(pickle.dumps(caught.value))
+    assert str(unpickled.value) == str(caught.value)
+
+
+def test_a_null_struct_is_named() -> None:
+    with pytest.raises(DataError, match=r"row 1: the image is null"):
+        images.decode(pa.array([{"bytes": PNG, "path": None}, None], STRUCT), field(), where)
+
+
+@pytest.mark.parametrize(
+    ("value", "pixel"),
+    [
+        (pa.float32(), 1.01),
+        (pa.float32(), -0.01),
+        (pa.float32(), 255.0),
+        (pa.float32(), float("nan")),
+        (pa.float64(), float("inf")),
+        (pa.float32(), None),
+        (pa.uint8(), None),
+        (pa.int16(), 256),
+        (pa.int64(), -1),
+    ],
+)
+def test_a_pixel_out_of_range_is_named(value: pa.DataType, pixel: float | None) -> None:
+    plain: Any = np.zeros((4, SIZE, SIZE), value.to_pandas_dtype()).tolist()
+    plain[2][5][6] = pixel
+    column = pa.array(plain, nested(value, SIZE, SIZE))
+    with pytest.raises(DataError, match=r"^digits.parquet, row 2: a pixel is outside its range"):
+        images.decode(column, field(), where)
+    with pytest.raises(DataError, match=r"row 1:"):
+        images.decode(column.slice(1), field(), where)
+    assert len(images.decode(column.slice(0, 2), field(), where)) == 2
+
+
+def test_a_null_inside_a_tensor_is_named() -> None:
+    plain: Any = np.zeros((4, SIZE, SIZE), np.uint8).tolist()
+    kind = nested(pa.uint8(), SIZE, SIZE)
+    with pytest.raises(DataError, match=r"row 1: the image is null"):
+        images.decode(pa.array([plain[0], None], kind), field(), where)
+    plain[2][5] = None
+    column = pa.array(plain, kind)
+    with pytest.raises(DataError, match=r"row 2: a part of the image is null"):
+        images.decode(column, field(), where)
+    with pytest.raises(DataError, match=r"row 1: a part"):
+        images.decode(column.slice(1), field(), where)
+
+
+def test_a_tensor_of_another_size_is_named() -> None:
+    column = images.encode(pictures(1), nested(pa.uint8(), SIZE, SIZE))
+    with pytest.raises(DataError, match=r"row 0: the image is 8 x 8 pixels, the schema says 8 x 9"):
+        images.decode(column, field(1, 8, 9), where)
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")  # a broken header may promise a huge picture
+@settings(max_examples=150, deadline=None)
+@given(
+    form=st.sampled_from(["PNG", "JPEG", "GIF", "BMP", "WEBP"]),
+    at=st.floats(0, 1, exclude_max=True),
+    new=st.binary(max_size=6),
+    cut=st.integers(0, 6),
+)
+def test_no_bytes_raise_anything_else(form: str, at: float, new: bytes, cut: int) -> None:
+    data = as_file(pictures(3)[0], form)
+    place = int(at * len(data))
+    try:
+        pixels = images.decode_one(data[:place] + new + data[place + cut :])
+    except ValueError as error:
+        assert "cannot be read as an image" in str(error)  # noqa: PT017 - what can be read is as good
+    else:
+        assert pixels.ndim == 3
+        assert pixels.shape[2] in (1, 3)

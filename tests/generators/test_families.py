@@ -1,0 +1,532 @@
+"""One contract for every family × network × condition × shape, and known answers of the losses."""
+
+import copy
+import io
+import itertools
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.distributions import Normal, kl_divergence
+
+from raygen.errors import RaygenError
+from raygen.generators import noise
+from raygen.generators.autoencoder import Autoencoder, Density
+from raygen.generators.base import Family, Sampler
+from raygen.generators.families import FAMILIES, family
+from raygen.generators.gan import Gan
+from raygen.generators.networks import Shape
+from raygen.generators.vae import Vae, Variational
+from raygen.spec import AutoencoderSpec, FamilySpec, GanSpec, VaeSpec
+
+CPU = torch.device("cpu")
+ROWS, CLASSES = 16, 3
+
+MakeSpec = Callable[..., FamilySpec]
+Batch = tuple[Tensor, Tensor | None]
+
+
+@pytest.fixture(params=[(1, 12, 12), (3, 14, 9)], ids=["1x12x12", "3x14x9"])
+def shape(request: pytest.FixtureRequest) -> Shape:
+    return request.param
+
+
+@pytest.fixture(params=[0, CLASSES], ids=["unconditional", "conditional"])
+def classes(request: pytest.FixtureRequest) -> int:
+    return request.param
+
+
+@pytest.fixture
+def batch(shape: Shape, classes: int) -> Batch:
+    return batch_of(shape, classes)
+
+
+@pytest.fixture
+def learner(make_spec: MakeSpec, shape: Shape, classes: int) -> Family:
+    return new(make_spec(), shape, classes)
+
+
+def batch_of(shape: Shape, classes: int, seed: int = 0, rows: int = ROWS) -> Batch:
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.rand(rows, *shape, generator=generator) * 2 - 1
+    return images, torch.arange(rows) % classes if classes else None
+
+
+def new(spec: FamilySpec, shape: Shape, classes: int, seed: int = 0) -> Family:
+    torch.manual_seed(seed)
+    return family(spec.family)(spec, shape, classes, CPU)  # type: ignore[attr-defined]
+
+
+def learn(learner: Family, batch: Batch, steps: int = 3, seed: int = 1) -> list[dict[str, Tensor]]:
+    torch.manual_seed(seed)
+    losses = []
+    for _ in range(steps):
+        losses.append(learner.step(*batch))
+        learner.average_weights()
+    return losses
+
+
+def distance(one: nn.Module, other: nn.Module) -> float:
+    pairs = zip(one.parameters(), other.parameters(), strict=True)
+    return sum(float((a - b).detach().pow(2).sum()) for a, b in pairs) ** 0.5
+
+
+class TestContract:
+    def test_a_step_gives_finite_scalars_and_changes_every_network(self, learner: Family, batch: Batch) -> None:
+        before = copy.deepcopy(learner.networks)
+        losses = learner.step(*batch)
+        assert losses
+        for value in losses.values():
+            assert value.shape == ()
+            assert not value.requires_grad
+            assert torch.isfinite(value)
+        for name, network in learner.networks.items():
+            for (parameter, now), old in zip(network.named_parameters(), before[name].parameters(), strict=True):
+                assert not torch.equal(now, old), f"{name}.{parameter}"
+
+    def test_a_step_leaves_the_batch_as_it_was(self, learner: Family, batch: Batch) -> None:
+        images, classes = batch
+        kept = images.clone()
+        learner.step(images, classes)
+        assert torch.equal(images, kept)
+        assert not images.requires_grad
+        assert images.grad is None
+
+    @pytest.mark.parametrize("classes", [CLASSES])
+    @pytest.mark.parametrize("shape", [(1, 12, 12)])
+    def test_it_learns_a_picture_per_class(self, make_spec: MakeSpec, shape: Shape, classes: int) -> None:
+        learner = new(make_spec(width=16, learning_rate=5e-3), shape, classes)
+        given = torch.arange(30) % classes
+        images = torch.full((30, *shape), -0.8)
+        for row, of in enumerate(given):
+            images[row, :, 3 * of + 1 : 3 * of + 4, 2:10] = 0.8  # a bar, lower for each class
+        before = self.error(learner.exported(), images, given)
+        learn(learner, (images, given), steps=60)
+        learner.finish([(images, given)])
+        assert self.error(learner.exported(), images, given) < 0.5 * before
+
+    @torch.no_grad()
+    def error(self, sampler: Sampler, images: Tensor, classes: Tensor) -> float:
+        made = sampler(torch.randn(len(images), sampler.noise), classes)
+        return float((made - images).abs().mean())
+
+    def test_a_step_in_bfloat16(self, learner: Family, batch: Batch) -> None:
+        with torch.autocast("cpu", torch.bfloat16):
+            losses = learner.step(*batch)
+        assert all(torch.isfinite(value) for value in losses.values())
+        assert all(torch.isfinite(p).all() for network in learner.networks.values() for p in network.parameters())
+
+    def test_it_goes_on_from_its_state(
+        self, learner: Family, make_spec: MakeSpec, shape: Shape, classes: int, batch: Batch
+    ) -> None:
+        learn(learner, batch)
+        file = io.BytesIO()
+        torch.save(learner.state_dict(), file)
+        file.seek(0)
+        other = new(make_spec(), shape, classes, seed=99)
+        other.load_state_dict(torch.load(file, weights_only=True))
+
+        following = batch_of(shape, classes, seed=5)
+        for one, two in zip(learn(learner, following), learn(other, following), strict=True):
+            assert one.keys() == two.keys()
+            assert all(torch.equal(one[name], two[name]) for name in one)
+        for one_family in (learner, other):
+            one_family.finish([following])
+        one, two = learner.exported().state_dict(), other.exported().state_dict()
+        assert all(torch.equal(one[name], two[name]) for name in one)
+
+    def test_the_exported_sampler_makes_images(self, learner: Family, batch: Batch, shape: Shape) -> None:
+        learn(learner, batch)
+        learner.finish([batch])
+        sampler = learner.exported()
+        assert not sampler.training
+        with torch.no_grad():
+            images = sampler(3 * torch.randn(ROWS, sampler.noise), batch[1])
+        assert images.shape == (ROWS, *shape)
+        assert images.abs().max() <= 1
+        assert len(images.flatten(1).unique(dim=0)) == ROWS
+
+    def test_a_row_depends_on_its_own_noise_and_class_only(self, learner: Family, batch: Batch, classes: int) -> None:
+        learn(learner, batch)
+        learner.finish([batch])
+        sampler = learner.exported()
+        tile = 64
+        one, two = torch.randn(2, tile, sampler.noise)
+        of_one = torch.randint(classes, (tile,)) if classes else None
+        of_two = torch.randint(classes, (tile,)) if classes else None
+        with torch.inference_mode():
+            alone = sampler(one, of_one)
+            for row in (0, 1, 31, 62, 63):
+                mixed, of_mixed = two.clone() * 100, None if of_two is None else of_two.clone()
+                mixed[row] = one[row]
+                if of_mixed is not None and of_one is not None:
+                    of_mixed[row] = of_one[row]
+                assert torch.equal(sampler(mixed, of_mixed)[row], alone[row])
+                if of_mixed is not None:
+                    of_mixed[row] = (of_mixed[row] + 1) % classes
+                    assert not torch.equal(sampler(mixed, of_mixed)[row], alone[row])
+
+    def test_the_average_moves_towards_the_weights(self, learner: Family, batch: Batch) -> None:
+        learn(learner, batch, steps=1)
+        learner.step(*batch)
+        weights = copy.deepcopy(learner.sampler().state_dict())
+        far = [distance(learner.average, learner.sampler())]
+        for _ in range(5):
+            learner.average_weights()
+            far.append(distance(learner.average, learner.sampler()))
+        assert all(later < earlier for earlier, later in itertools.pairwise(far))
+        assert all(torch.equal(now, weights[name]) for name, now in learner.sampler().state_dict().items())
+        buffers = dict(learner.average.named_buffers())
+        for name, now in learner.sampler().named_buffers():
+            if not now.is_floating_point():
+                assert torch.equal(buffers[name], now)
+
+    def test_finish_leaves_it_ready_to_learn(self, learner: Family, batch: Batch) -> None:
+        learn(learner, batch)
+        weights = copy.deepcopy(learner.sampler())
+        learner.finish(iter([batch, batch]))
+        assert distance(weights, learner.sampler()) == 0
+        assert all(module.training for network in learner.networks.values() for module in network.modules())
+        assert all(torch.isfinite(value).all() for value in learner.exported().state_dict().values())
+
+
+def test_the_average_is_an_exponential_one() -> None:
+    learner = new(VaeSpec(network="dense", latent=4, width=2, ema=0.1), (1, 8, 8), 0)
+    expected = [p.detach().clone() for p in learner.average.parameters()]
+    for step in range(1, 5):
+        learner.step(*batch_of((1, 8, 8), 0))
+        learner.average_weights()
+        decay = min(0.1, step / (step + 10))
+        current = learner.sampler().parameters()
+        expected = [decay * old + (1 - decay) * p.detach() for old, p in zip(expected, current, strict=True)]
+        torch.testing.assert_close(list(learner.average.parameters()), expected)
+
+
+def test_a_gan_without_augmentation_leaves_the_batch_as_it_was() -> None:
+    learner = new(GanSpec(network="dense", latent=4, width=2, diff_augment=0, r1=1), (1, 8, 8), 0)
+    images, _ = batch_of((1, 8, 8), 0)
+    learner.step(images, None)
+    assert not images.requires_grad
+    assert images.grad is None
+
+
+def test_an_unknown_family_names_the_known_and_the_nearest() -> None:
+    with pytest.raises(RaygenError) as caught:
+        family("autoencodr")
+    assert "'autoencodr'" in caught.value.what
+    assert "did you mean 'autoencoder'?" in caught.value.what
+    assert all(name in caught.value.hint for name in FAMILIES)
+
+
+class Linear(nn.Module):
+    """A discriminator D(x) = ⟨w, x⟩ + b that remembers what it was shown."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.randn(shape) * 0.1)
+        self.b = nn.Parameter(torch.tensor(0.3))
+        self.seen: list[Tensor] = []
+
+    def forward(self, images: Tensor, classes: Tensor | None) -> Tensor:
+        self.seen.append(images.detach().clone())
+        return (images * self.w).sum((1, 2, 3)) + self.b
+
+
+class Quadratic(Linear):
+    """D(x) = ⟨w, x²⟩ + b: its gradient, 2wx, differs from row to row."""
+
+    def forward(self, images: Tensor, classes: Tensor | None) -> Tensor:
+        return super().forward(images**2, classes)
+
+
+class TestGan:
+    shape = (1, 8, 8)
+
+    def with_judge(self, judge: nn.Module, **options: float) -> Gan:
+        """A GAN with a discriminator of ours, whose optimizers do not move: its losses are those of the first weights."""
+        learner = new(GanSpec(network="dense", latent=4, width=1, **{"r1": 0, "diff_augment": 0, **options}), self.shape, 0)
+        assert isinstance(learner, Gan)
+        learner.networks["discriminator"] = judge
+        learner.optimizers = {n: torch.optim.SGD(m.parameters(), lr=0.0) for n, m in learner.networks.items()}
+        return learner
+
+    def fakes(self, learner: Gan, rows: int) -> Tensor:
+        """What the next step makes, with the seed set to 3 before each."""
+        torch.manual_seed(3)
+        fake = torch.tanh(learner.networks["generator"](torch.randn(rows, 4), None))
+        torch.manual_seed(3)
+        return fake
+
+    def test_losses_and_their_gradients(self) -> None:
+        judge = Linear(self.shape)
+        learner = self.with_judge(judge)
+        images, _ = batch_of(self.shape, 0)
+        fake = self.fakes(learner, len(images))
+        d = lambda x: torch.sigmoid((x.double() * judge.w.double()).sum((1, 2, 3)) + judge.b.double())  # noqa: E731
+        d_loss = (-torch.log(d(images)) - torch.log(1 - d(fake.detach()))).mean()
+        g_loss = -torch.log(d(fake)).mean()
+        accuracies = (d(images) > 0.5).float().mean(), (d(fake) < 0.5).float().mean()
+        generator = list(learner.networks["generator"].parameters())
+        d_gradient = torch.autograd.grad(d_loss, list(judge.parameters()))
+        g_gradient = torch.autograd.grad(g_loss, generator)
+
+        losses = learner.step(images, None)
+        torch.testing.assert_close(losses["discriminator_loss"].double(), d_loss.detach(), rtol=1e-5, atol=0)
+        torch.testing.assert_close(losses["generator_loss"].double(), g_loss.detach(), rtol=1e-5, atol=0)
+        assert (losses["real_accuracy"], losses["fake_accuracy"]) == accuracies
+        torch.testing.assert_close([p.grad for p in judge.parameters()], list(d_gradient), rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close([p.grad for p in generator], list(g_gradient), rtol=1e-4, atol=1e-6)
+        assert all(p.requires_grad for p in judge.parameters())
+
+    def test_the_penalty_of_a_linear_discriminator(self) -> None:
+        """dD/dx is w everywhere, so R1 is r1/2·‖w‖², and its gradient r1·w."""
+        judge = Linear(self.shape)
+        images, _ = batch_of(self.shape, 0)
+        learner = self.with_judge(judge, r1=0.7)
+        real = images.clone().requires_grad_(True)
+        penalty = learner._penalty(judge(real, None), real)
+        torch.testing.assert_close(penalty, 0.35 * judge.w.pow(2).sum())
+        torch.testing.assert_close(
+            self.gradient(learner, images) - self.gradient(self.with_judge(judge), images), 0.7 * judge.w
+        )
+
+    def test_the_penalty_is_of_the_real_images(self) -> None:
+        """dD/dx is 2wx, so the gradient of R1 with respect to w is r1·4w·x², averaged over the real rows."""
+        judge = Quadratic(self.shape)
+        images, _ = batch_of(self.shape, 0)
+        difference = self.gradient(self.with_judge(judge, r1=0.7), images) - self.gradient(self.with_judge(judge), images)
+        torch.testing.assert_close(difference, 0.7 * 4 * judge.w * images.pow(2).mean(0))
+
+    def test_the_penalty_is_not_part_of_the_loss_shown(self) -> None:
+        judge = Linear(self.shape)
+        images, _ = batch_of(self.shape, 0)
+        shown = []
+        for r1 in (0.0, 0.7):
+            learner = self.with_judge(judge, r1=r1)
+            self.fakes(learner, len(images))
+            shown.append(learner.step(images, None)["discriminator_loss"])
+        assert torch.equal(*shown)
+
+    def gradient(self, learner: Gan, images: Tensor) -> Tensor:
+        self.fakes(learner, len(images))
+        learner.step(images, None)
+        gradient = learner.networks["discriminator"].w.grad
+        assert isinstance(gradient, Tensor)
+        return gradient.detach().clone()
+
+    def test_the_discriminator_sees_real_and_made_rows_shifted(self) -> None:
+        for shift in (0.0, 0.25):
+            judge = Linear(self.shape)
+            learner = self.with_judge(judge, diff_augment=shift)
+            images, _ = batch_of(self.shape, 0)
+            fake = self.fakes(learner, len(images)).detach()
+            learner.step(images, None)
+            both, for_generator = judge.seen
+            shown, originals = torch.cat([both, for_generator]), torch.cat([images, fake, fake])
+            offsets = [shifts_of(one, other, 2) for one, other in zip(originals, shown, strict=True)]
+            assert all(offsets)
+            unmoved = [(0, 0) in found for found in offsets]
+            assert all(unmoved) if not shift else not all(unmoved[:16]) and not all(unmoved[16:32]) and not all(unmoved[32:])
+
+
+def shifted(image: Tensor, down: int, right: int) -> Tensor:
+    """By hand: out[y, x] = in[y - down, x - right], and −1 where that is outside."""
+    _, height, width = image.shape
+    result = torch.full_like(image, -1.0)
+    inside = image[:, max(0, -down) : height - max(0, down), max(0, -right) : width - max(0, right)]
+    result[:, max(0, down) : height - max(0, -down), max(0, right) : width - max(0, -right)] = inside
+    return result
+
+
+def shifts_of(image: Tensor, result: Tensor, reach: int) -> list[tuple[int, int]]:
+    offsets = range(-reach, reach + 1)
+    return [(down, right) for down in offsets for right in offsets if torch.equal(result, shifted(image, down, right))]
+
+
+class TestTranslation:
+    @pytest.fixture(params=[(1, 10, 14), (3, 16, 10)], ids=["1x10x14", "3x16x10"])
+    def shape(self, request: pytest.FixtureRequest) -> Shape:
+        return request.param
+
+    def gan(self, shape: Shape, share: float) -> Gan:
+        learner = new(GanSpec(network="dense", latent=4, width=1, r1=0, diff_augment=share), shape, 0)
+        assert isinstance(learner, Gan)
+        return learner
+
+    def test_each_image_is_shifted_by_its_own_whole_pixels(self, shape: Shape) -> None:
+        images, _ = batch_of(shape, 0, rows=300)
+        result = self.gan(shape, 0.2)._augment(images)  # 0.2 of the shorter side: 2 pixels
+        assert result.shape == images.shape
+        found = [shifts_of(image, moved, 2) for image, moved in zip(images, result, strict=True)]
+        assert all(len(offsets) == 1 for offsets in found)
+        assert {offsets[0] for offsets in found} == {(down, right) for down in range(-2, 3) for right in range(-2, 3)}
+
+    def test_nothing_is_shifted_at_0(self, shape: Shape) -> None:
+        images, _ = batch_of(shape, 0)
+        assert torch.equal(self.gan(shape, 0.0)._augment(images), images)
+
+    def test_the_gradient_flows_back_to_where_the_pixel_came_from(self, shape: Shape) -> None:
+        images, _ = batch_of(shape, 0)
+        images.requires_grad_(True)
+        result = self.gan(shape, 0.2)._augment(images)
+        weights = torch.rand_like(result)
+        (gradient,) = torch.autograd.grad((result * weights).sum(), images)
+        for image, moved, weight, got in zip(images, result, weights, gradient, strict=True):
+            ((down, right),) = shifts_of(image, moved, 2)
+            back = shifted(weight, -down, -right)  # −1: the pixel was shifted out of the image
+            assert torch.equal(got, torch.where(back == -1, 0.0, back))
+
+
+class Answer(nn.Module):
+    """A network that answers the same whatever it sees."""
+
+    def __init__(self, *answer: Tensor) -> None:
+        super().__init__()
+        self.answer = nn.ParameterList(answer)
+
+    def forward(self, images: Tensor, classes: Tensor | None) -> tuple[Tensor, ...]:
+        return tuple(self.answer)
+
+
+def with_answer(learner: Family, *answer: Tensor) -> Answer:
+    network = Answer(*answer)
+    learner.networks["autoencoder"] = network
+    learner.optimizers["autoencoder"] = torch.optim.SGD(network.parameters(), lr=0.0)
+    return network
+
+
+class TestVae:
+    shape = (3, 9, 8)
+
+    def test_loss_is_cross_entropy_plus_divergence_per_row(self) -> None:
+        learner = new(VaeSpec(network="dense", latent=4, width=2), self.shape, 0)
+        images, _ = batch_of(self.shape, 0)
+        logits, mean, log_variance = torch.randn(ROWS, *self.shape), torch.randn(ROWS, 4), torch.randn(ROWS, 4)
+        with_answer(learner, logits, mean, log_variance)
+        losses = learner.step(images, None)
+
+        p, x = torch.sigmoid(logits.double()), (images.double() + 1) / 2
+        reconstruction = -(x * p.log() + (1 - x) * (1 - p).log()).sum() / ROWS
+        posterior = Normal(mean, (0.5 * log_variance).exp())
+        divergence = kl_divergence(posterior, Normal(0.0, 1.0)).sum(1).mean()
+        torch.testing.assert_close(losses["reconstruction"].double(), reconstruction, rtol=1e-5, atol=0)
+        torch.testing.assert_close(losses["divergence"], divergence, rtol=1e-5, atol=0)
+        torch.testing.assert_close(losses["loss"], losses["reconstruction"] + losses["divergence"])
+
+    def test_it_descends_the_loss(self) -> None:
+        learner = new(VaeSpec(network="dense", latent=4, width=2), self.shape, 0)
+        images, _ = batch_of(self.shape, 0)
+        network = with_answer(learner, torch.randn(ROWS, *self.shape), torch.randn(ROWS, 4), torch.randn(ROWS, 4))
+        learner.step(images, None)
+        logits, mean, log_variance = network.answer
+        torch.testing.assert_close(logits.grad, (torch.sigmoid(logits) - (images + 1) / 2).detach() / ROWS)
+        torch.testing.assert_close(mean.grad, mean.detach() / ROWS)
+        torch.testing.assert_close(log_variance.grad, 0.5 * (log_variance.detach().exp() - 1) / ROWS)
+
+    def test_the_latent_is_a_draw_of_the_posterior(self) -> None:
+        class Pick(nn.Module):
+            def forward(self, latent: Tensor, classes: Tensor | None) -> Tensor:
+                return latent
+
+        class Given(nn.Module):
+            def forward(self, images: Tensor, classes: Tensor | None) -> Tensor:
+                return images
+
+        torch.manual_seed(0)
+        statistics = torch.tensor([[1.0, -2.0, 0.5, -1.0]]).repeat(40_000, 1)  # two means, two log variances
+        latent, mean, log_variance = Variational(Given(), Pick())(statistics, None)
+        assert torch.equal(torch.cat([mean, log_variance], 1), statistics)
+        torch.testing.assert_close(latent.mean(0), torch.tensor([1.0, -2.0]), rtol=0, atol=0.03)
+        torch.testing.assert_close(latent.var(0), torch.tensor([0.5, -1.0]).exp(), rtol=0.03, atol=0)
+
+    def test_a_row_is_the_mean_of_its_pixels(self) -> None:
+        learner = new(VaeSpec(network="dense", latent=4, width=2), self.shape, 0)
+        assert isinstance(learner, Vae)
+        z = torch.randn(5, 4)
+        expected = 2 / (1 + (-learner.exported().decoder(z, None)).exp()) - 1  # type: ignore[operator]
+        torch.testing.assert_close(learner.exported()(z, None), expected)
+
+
+class TestAutoencoder:
+    shape = (3, 9, 8)
+
+    def test_loss_is_the_squared_error_and_the_latents_penalty(self) -> None:
+        learner = new(AutoencoderSpec(network="dense", latent=4, width=2, latent_penalty=0.7), self.shape, 0)
+        images, _ = batch_of(self.shape, 0)
+        reconstructed, latent = torch.randn(ROWS, *self.shape), torch.randn(ROWS, 4)
+        network = with_answer(learner, reconstructed, latent)
+        losses = learner.step(images, None)
+        error = (reconstructed - images).pow(2).flatten(1).sum(1).mean()
+        torch.testing.assert_close(losses["squared_error"], error)
+        torch.testing.assert_close(losses["loss"], error + 0.7 * latent.pow(2).sum(1).mean())
+        torch.testing.assert_close(network.answer[0].grad, 2 * (reconstructed - images) / ROWS)
+        torch.testing.assert_close(network.answer[1].grad, 0.7 * 2 * latent / ROWS)
+
+    @pytest.mark.parametrize("classes", [0, CLASSES])
+    def test_finish_fits_the_latents_however_they_are_batched(self, classes: int) -> None:
+        learner = new(AutoencoderSpec(network="conv", latent=4, width=2), self.shape, classes)
+        assert isinstance(learner, Autoencoder)
+        images, given = batch_of(self.shape, classes, rows=60)
+        learn(learner, (images, given))
+        encoder = copy.deepcopy(learner.networks["autoencoder"].encoder).eval()  # type: ignore[operator]
+        with torch.no_grad():
+            latents = encoder(images, given).double().numpy()
+        parts = [slice(0, 7), slice(7, 8), slice(8, 60)]
+        learner.finish((images[part], None if given is None else given[part]) for part in parts)
+        density = learner.exported().density
+        assert isinstance(density, Density)
+        for component in range(max(1, classes)):
+            chosen = latents if given is None else latents[given.numpy() == component]
+            covariance = density.scale[component] @ density.scale[component].T
+            np.testing.assert_allclose(density.mean[component].numpy(), chosen.mean(0), atol=1e-5)
+            np.testing.assert_allclose(covariance.numpy(), np.cov(chosen.T, bias=True), rtol=1e-2, atol=1e-4)
+
+
+class TestDensity:
+    means = np.array([[1.0, -2.0, 0.5], [10.0, 0.0, -10.0]])
+    factors = np.array(
+        [[[1.0, 0.0, 0.0], [0.5, 0.8, 0.0], [-0.3, 0.2, 0.4]], [[0.2, 0.0, 0.0], [0.0, 3.0, 0.0], [0.1, -1.0, 0.5]]]
+    )
+
+    def fitted(self) -> Density:
+        """From the exact moments of different numbers of rows."""
+        count = torch.tensor([40.0, 7.0], dtype=torch.float64)
+        mean, factor = torch.from_numpy(self.means), torch.from_numpy(self.factors)
+        second = factor @ factor.mT + mean[:, :, None] * mean[:, None, :]
+        density = Density(2, 3)
+        density.fit(count, mean * count[:, None], second * count[:, None, None])
+        return density
+
+    def test_moments_give_mean_and_covariance(self) -> None:
+        density = self.fitted()
+        np.testing.assert_allclose(density.mean.numpy(), self.means, rtol=1e-6, atol=1e-6)
+        covariance = self.factors @ self.factors.transpose(0, 2, 1)
+        largest = np.abs(covariance).max((1, 2), keepdims=True)
+        assert (np.abs((density.scale @ density.scale.mT).numpy() - covariance) < 5e-4 * largest).all()
+        assert torch.equal(density.scale, density.scale.tril())
+
+    @pytest.mark.parametrize("component", [0, 1])
+    def test_draws_have_that_mean_and_covariance(self, component: int) -> None:
+        rows = 40_000
+        normals = torch.from_numpy(noise.normals(1, "latent", range(rows), 3))
+        draws = self.fitted()(normals, torch.full((rows,), component)).double().numpy()
+        covariance = self.factors[component] @ self.factors[component].T
+        deviation = np.sqrt(covariance.diagonal())
+        assert (np.abs(draws.mean(0) - self.means[component]) < 4 * deviation / np.sqrt(rows)).all()
+        correlation = np.outer(deviation, deviation)
+        assert (np.abs(np.cov(draws.T) - covariance) < 4 * np.sqrt(2 / rows) * correlation).all()
+
+    def test_one_row_and_no_row_still_give_a_density(self) -> None:
+        z = torch.tensor([3.0, -1.0], dtype=torch.float64)
+        total = torch.stack([z, torch.zeros(2)])
+        density = Density(2, 2)
+        density.fit(torch.tensor([1.0, 0.0], dtype=torch.float64), total, total[:, :, None] * total[:, None, :])
+        torch.testing.assert_close(density.mean, total.float())
+        draws = density(torch.randn(6, 2), torch.arange(6) % 2)
+        torch.testing.assert_close(draws, total.float()[torch.arange(6) % 2], rtol=0, atol=0.01)
+
+    def test_without_classes_there_is_one_component(self) -> None:
+        normals = torch.randn(5, 3)
+        assert torch.equal(Density(1, 3)(normals, None), normals)

@@ -1,0 +1,104 @@
+"""A short loss curve of every family, pinned: a change that is meant to change nothing may not move it.
+
+When a change is meant to (a loss, an initial weight, the order of random draws), print the new curves and paste them below,
+and say in the commit message why they moved::
+
+    python tests/generators/test_golden.py
+
+They were made with PyTorch 2.13 on a CPU, in one thread; other CPUs differ from it in the last bits.
+"""
+
+import pytest
+import torch
+
+from raygen.generators.families import FAMILIES, family
+from raygen.spec import AutoencoderSpec, FamilySpec, GanSpec, VaeSpec
+
+STEPS, ROWS, CLASSES, SHAPE = 8, 32, 4, (1, 16, 16)
+# Every option is given: a better default is no reason for a curve to move.
+SPECS: dict[str, FamilySpec] = {
+    "gan": GanSpec(
+        network="dcgan",
+        latent=8,
+        width=4,
+        learning_rate=1e-3,
+        discriminator_learning_rate=2e-3,
+        r1=0.1,
+        diff_augment=0.1,
+        ema=0.99,
+    ),
+    "vae": VaeSpec(network="conv", latent=4, width=4, learning_rate=2e-3, ema=0.99),
+    "autoencoder": AutoencoderSpec(network="conv", latent=4, width=4, learning_rate=2e-3, latent_penalty=0.5, ema=0.99),
+}
+SHOWN = {
+    "gan": ["generator_loss", "discriminator_loss"],
+    "vae": ["reconstruction", "divergence"],
+    "autoencoder": ["loss", "squared_error"],
+}
+
+
+def curve(name: str) -> list[list[float]]:
+    """The losses of a few steps on fixed pictures, then the mean and the spread of what the generator makes."""
+    rows = torch.arange(ROWS, dtype=torch.float32)[:, None, None, None]
+    y, x = torch.meshgrid(torch.arange(16.0), torch.arange(16.0), indexing="ij")
+    images = torch.sin(0.3 * rows + 0.5 * x * (rows % CLASSES + 1) / CLASSES - 0.2 * y)
+    classes = torch.arange(ROWS) % CLASSES
+
+    torch.manual_seed(0)
+    learner = family(name)(SPECS[name], SHAPE, CLASSES, torch.device("cpu"))
+    values = []
+    for _ in range(STEPS):
+        losses = learner.step(images, classes)
+        learner.average_weights()
+        values.append([losses[shown].item() for shown in SHOWN[name]])
+    learner.finish([(images, classes)])
+    with torch.no_grad():
+        made = learner.exported()(torch.randn(ROWS, learner.exported().noise), classes)
+    return [*values, [made.mean().item(), made.std().item()]]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_curve_has_not_moved(name: str) -> None:
+    assert curve(name) == [pytest.approx(point, rel=1e-4) for point in CURVES[name]]
+
+
+CURVES: dict[str, list[list[float]]] = {
+    "gan": [
+        [0.6547554, 1.362477],
+        [0.6630948, 1.376736],
+        [0.6746079, 1.361334],
+        [0.6641201, 1.356776],
+        [0.6518064, 1.319781],
+        [0.6486468, 1.315788],
+        [0.6399438, 1.296285],
+        [0.625386, 1.280114],
+        [0.08804266, 0.06012531],
+    ],
+    "vae": [
+        [182.3698, 0.3127566],
+        [182.1792, 0.20012],
+        [180.879, 0.175906],
+        [180.5467, 0.1954503],
+        [180.0025, 0.2409391],
+        [179.786, 0.2890577],
+        [179.3251, 0.3302599],
+        [178.8283, 0.3529928],
+        [-0.01286788, 0.04616859],
+    ],
+    "autoencoder": [
+        [159.0829, 158.8577],
+        [156.2782, 156.1078],
+        [153.8771, 153.7021],
+        [151.765, 151.542],
+        [149.8801, 149.593],
+        [148.1626, 147.8047],
+        [146.5596, 146.1369],
+        [145.0621, 144.584],
+        [0.09425522, 0.1144787],
+    ],
+}
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    print("CURVES =", {name: [[float(f"{value:.7g}") for value in point] for point in curve(name)] for name in FAMILIES})

@@ -1,0 +1,173 @@
+"""The whole job on real digits, as a user runs it from Python, and what it leaves behind."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+
+import raygen
+
+pytestmark = pytest.mark.usefixtures("ray")
+
+
+def files(folder: Path) -> dict[str, str]:
+    """Every file below a folder and the SHA-256 of its bytes."""
+    return {
+        str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in sorted(folder.rglob("*"))
+        if file.is_file()
+    }
+
+
+def root(spec: dict[str, Any]) -> Path:
+    return Path(spec["storage"]) / spec["name"]
+
+
+@pytest.fixture(scope="module")
+def made(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """One finished job that the tests below look at."""
+    spec = {
+        "name": "made",
+        "storage": str(tmp_path_factory.mktemp("store")),
+        "dataset": {
+            "path": str(digits),
+            "schema": {
+                "image": {"kind": "image", "height": 28, "width": 28, "channels": 1},
+                "label": {"kind": "category"},
+            },
+        },
+        "generator": {"family": "autoencoder", "condition": "label", "width": 8},
+        "train": {"epochs": 25, "batch_size": 16},
+        "gate": [{"metric": "label_agreement", "min": 0.3}],
+        "augment": {"rows": 1003, "balance": "label", "seed": 7, "shard_rows": 130, "workers": 1},
+    }
+    raygen.run(spec)
+    return spec
+
+
+def test_every_reader_reads_exactly_the_rows_that_were_asked_for(made: dict[str, Any]) -> None:
+    data = root(made) / "dataset" / "data"
+    table = pq.read_table(data)
+    assert table["_row"].to_pylist() == list(range(1003))
+    counts = pd.read_parquet(data)["label"].value_counts()
+    assert sorted(counts) == [100] * 7 + [101] * 3
+    query = f"select count(*), count(distinct _row), min(octet_length(image.bytes)) from '{data}/*.parquet'"
+    rows, distinct, least = duckdb.sql(query).fetchall()[0]
+    assert (rows, distinct) == (1003, 1003)
+    assert least > 50
+
+
+def test_the_rows_show_what_they_say(made: dict[str, Any]) -> None:
+    report = json.loads((root(made) / "report" / "report.json").read_text())
+    metrics = {metric["name"]: metric for metric in report["metrics"]}
+    agreement = metrics["label_agreement"]
+    assert agreement["value"] > 0.3  # a generator that ignored the label would score 0.1
+    assert agreement["interval"][0] < agreement["value"] < agreement["interval"][1]
+    assert agreement["ceiling"] > 0.8
+    distance = metrics["frechet_distance"]
+    assert 0 <= distance["ceiling"] < distance["value"]
+    assert report["verdict"] == "passed"
+
+
+def test_the_report_needs_nothing_else(made: dict[str, Any]) -> None:
+    page = (root(made) / "report" / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == 3
+    assert "<svg" in page
+    assert "http://" not in page.replace("http://www.w3.org", "").replace("http://purl.org", "").replace(
+        "http://creativecommons", ""
+    )
+    assert "1,003 rows" in page
+
+
+def test_a_row_is_the_same_alone_as_in_the_dataset(made: dict[str, Any]) -> None:
+    table = pq.read_table(root(made) / "dataset" / "data")
+    (artifact,) = (root(made) / "generators").iterdir()
+    generator = raygen.Generator.load(artifact)
+    wanted = table.slice(321, 100)
+    sampled = generator.sample(range(321, 421), seed=7, condition=wanted["label"])
+    assert sampled.equals(wanted.drop_columns(["_row"]))
+
+
+def test_a_footer_tells_where_its_rows_come_from(made: dict[str, Any]) -> None:
+    (artifact,) = (root(made) / "generators").iterdir()
+    metadata = pq.read_schema(root(made) / "dataset" / "data" / "part-00001-of-00008.parquet").metadata
+    assert metadata[b"raygen.generator"].decode() == artifact.name
+    assert (metadata[b"raygen.seed"], metadata[b"raygen.rows"]) == (b"7", b"130-260")
+    assert json.loads(metadata[b"huggingface"])["info"]["features"]["image"] == {"_type": "Image"}
+
+
+def test_running_again_changes_nothing(made: dict[str, Any]) -> None:
+    before = {file: file.stat().st_mtime_ns for file in root(made).rglob("*") if file.is_file()}
+    raygen.run(made)
+    assert {file: file.stat().st_mtime_ns for file in root(made).rglob("*") if file.is_file()} == before
+
+
+def test_a_lost_part_is_made_again(made: dict[str, Any]) -> None:
+    data = root(made) / "dataset" / "data"
+    before = files(data)
+    (data / "part-00003-of-00008.parquet").unlink()
+    raygen.run(made)
+    assert files(data) == before
+
+
+def test_the_number_of_workers_changes_no_byte(made: dict[str, Any], tmp_path: Path) -> None:
+    expected = files(root(made) / "dataset" / "data")
+    for workers in (2, 4):
+        output = tmp_path / str(workers)
+        raygen.augment({**made, "augment": {**made["augment"], "workers": workers, "output": str(output)}})
+        assert files(output / "data") == expected
+
+
+def test_another_job_is_refused_the_output(made: dict[str, Any]) -> None:
+    before = files(root(made))
+    with pytest.raises(raygen.OutputError, match=r"belongs to another job.*seed 7 there, 8 here"):
+        raygen.augment({**made, "augment": {**made["augment"], "seed": 8}})
+    with pytest.raises(raygen.OutputError, match="belongs to another job"):  # found before training, not after
+        raygen.run({**made, "train": {**made["train"], "seed": 1}})
+    assert files(root(made)) == before
+
+
+def test_a_failed_gate_stops_before_anything_is_written(small: dict[str, Any]) -> None:
+    with pytest.raises(raygen.GateError, match=r"label_agreement is 0\.\d+, the least is 0.999") as error:
+        raygen.run({**small, "gate": [{"metric": "label_agreement", "min": 0.999}]})
+    assert error.value.exit_code == 3
+    assert not (root(small) / "dataset").exists()
+    assert json.loads((root(small) / "report" / "report.json").read_text())["verdict"] == "failed"
+
+
+def test_without_labels_there_is_no_label_agreement_and_the_gate_fails_closed(small: dict[str, Any]) -> None:
+    dataset = {**small["dataset"], "schema": {"image": small["dataset"]["schema"]["image"]}}
+    spec = {**small, "dataset": dataset, "generator": {"family": "autoencoder", "width": 8}}
+    spec["augment"] = {"rows": 100, "workers": 1}
+    with pytest.raises(raygen.GateError, match="label_agreement was not computed: the data has no category column"):
+        raygen.run({**spec, "gate": [{"metric": "label_agreement", "min": 0.1}]})
+    raygen.run(spec)
+    report = json.loads((root(spec) / "report" / "report.json").read_text())
+    assert (report["features"], report["verdict"]) == ("pixels", "no gate")
+    table = pq.read_table(root(spec) / "dataset" / "data")
+    assert table.column_names == ["image", "_row"]
+    assert len({row["bytes"] for row in table["image"].to_pylist()}) > 90  # not one picture a hundred times
+
+
+def test_tensors_come_back_as_tensors(small: dict[str, Any], digits: Path, tmp_path: Path) -> None:
+    import pyarrow as pa
+
+    from raygen.datasets import images
+    from raygen.spec import ImageField
+
+    table = pq.read_table(digits)
+    pixels = images.decode(table["image"].combine_chunks(), ImageField(height=28, width=28, channels=1), str)
+    tensors = pa.FixedShapeTensorArray.from_numpy_ndarray(np.ascontiguousarray(pixels[:, 0]))
+    path = tmp_path / "tensors.parquet"
+    pq.write_table(pa.table({"image": tensors, "label": table["label"]}), path)
+    spec = {**small, "dataset": {**small["dataset"], "path": str(path)}, "augment": {"rows": 50, "workers": 1}}
+    raygen.train(spec)
+    raygen.augment(spec)
+    written = pq.read_table(root(spec) / "dataset" / "data")
+    assert written.schema.field("image").type == tensors.type

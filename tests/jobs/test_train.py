@@ -1,0 +1,149 @@
+"""Training: data-parallel, and going on after whatever was killed."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+
+import raygen
+from raygen.jobs.project import Project
+from raygen.jobs.train import placement
+from raygen.spec import load_spec
+
+
+def command(job: str, spec: dict[str, Any], folder: Path) -> list[str]:
+    path = folder / "spec.yaml"
+    path.write_text(yaml.safe_dump(spec))
+    return [str(Path(sys.executable).with_name("raygen")), job, str(path)]
+
+
+def wait_for(condition: Any, process: subprocess.Popen[bytes], seconds: float = 120) -> None:
+    """Until something is there; fails when the process ends or the time is over."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, "it ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def run_folder(spec: dict[str, Any]) -> Path:
+    (folder,) = (Path(spec["storage"]) / spec["name"] / "train").iterdir()
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("asked", "cluster", "gpu_here", "expected"),
+    [
+        ("auto", {"CPU": 2.0}, False, (0, False, 0.0)),
+        (1, {"CPU": 2.0}, False, (0, False, 0.0)),
+        (2, {"CPU": 2.0}, False, (2, False, 1.0)),
+        (4, {"CPU": 2.0}, False, (4, False, 0.5)),
+        ("auto", {"CPU": 16.0, "GPU": 4.0}, True, (4, True, 1.0)),
+        ("auto", {"CPU": 16.0, "GPU": 1.0}, True, (0, False, 0.0)),
+        ("auto", {"CPU": 16.0, "GPU": 1.0}, False, (1, True, 1.0)),
+    ],
+)
+def test_placement_never_asks_for_what_is_not_there(
+    asked: Any, cluster: dict[str, float], gpu_here: bool, expected: tuple[int, bool, float]
+) -> None:
+    assert placement(asked, cluster, gpu_here) == expected
+
+
+def test_more_workers_than_gpus_are_refused_with_the_numbers() -> None:
+    with pytest.raises(raygen.ResourceError, match=r"train\.workers is 8, but the cluster has 2 GPUs and 16 CPUs"):
+        placement(8, {"CPU": 16.0, "GPU": 2.0}, True)
+
+
+def test_a_batch_larger_than_the_data_is_refused(ray: None, small: dict[str, Any]) -> None:
+    with pytest.raises(raygen.DataError, match=r"\d+ rows to train on \(\d+ are held out\), fewer than one batch of 4096"):
+        raygen.train({**small, "train": {"batch_size": 4096}})
+    assert not (Path(small["storage"]) / small["name"]).exists()
+
+
+def test_training_twice_gives_the_same_generator(ray: None, small: dict[str, Any]) -> None:
+    first = raygen.train(small)
+    again = raygen.train({**small, "name": "again"})
+    other = raygen.train({**small, "name": "other", "train": {**small["train"], "seed": 1}})
+    assert first.digest == again.digest != other.digest
+
+
+def test_a_broken_checkpoint_falls_back_to_the_one_before(
+    ray: None, small: dict[str, Any], capfd: pytest.CaptureFixture[str]
+) -> None:
+    small["train"]["checkpoint_seconds"] = 0
+    first = raygen.train(small)
+    run = run_folder(small)
+    kept = sorted((run / "checkpoints").iterdir())
+    assert [file.name for file in kept] == ["epoch-000003.pt", "epoch-000004.pt"]
+    kept[1].write_bytes(kept[1].read_bytes()[:5000])
+    (run / "result.json").unlink()
+    assert raygen.train(small).digest == first.digest
+    assert "epoch-000004.pt: cannot be read" in capfd.readouterr().err
+    assert [json.loads(line)["epoch"] for line in (run / "metrics.jsonl").read_text().splitlines()] == [1, 2, 3, 4]
+
+
+def test_a_diverged_training_says_so_and_leaves_no_generator(ray: None, small: dict[str, Any]) -> None:
+    spec = {**small, "generator": {**small["generator"], "learning_rate": 1e18}}
+    with pytest.raises(raygen.RaygenError, match="the training diverged"):
+        raygen.train(spec)
+    assert not (Path(spec["storage"]) / spec["name"] / "generators").exists()
+
+
+def test_the_resolved_spec_is_beside_the_run(ray: None, small: dict[str, Any]) -> None:
+    raygen.train(small)
+    assert load_spec(run_folder(small) / "spec.yaml") == load_spec(small)
+    assert Project(load_spec(small)).result() is not None
+
+
+@pytest.mark.slow
+def test_a_killed_driver_goes_on_to_the_same_generator(small: dict[str, Any], ray: None, tmp_path: Path) -> None:
+    """SIGKILL half-way through training; the same command then ends with what an undisturbed run makes."""
+    spec = {**small, "train": {**small["train"], "epochs": 40, "checkpoint_seconds": 0}}
+    with subprocess.Popen(command("train", spec, tmp_path)) as process:
+        checkpoints = Path(spec["storage"]) / spec["name"] / "train"
+        wait_for(lambda: list(checkpoints.glob("*/checkpoints/epoch-00000[5-9].pt")), process)
+        process.kill()
+    assert not (run_folder(spec) / "result.json").exists()
+    resumed = raygen.train(spec)
+    history = [json.loads(line) for line in (run_folder(spec) / "metrics.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in history] == list(range(1, 41))
+    assert raygen.train({**spec, "name": "undisturbed"}).digest == resumed.digest
+
+
+@pytest.mark.slow
+def test_two_workers_learn_and_survive_the_loss_of_one(ray: None, small: dict[str, Any]) -> None:
+    """A GAN under DistributedDataParallel; one worker is killed once the first checkpoint is there."""
+    import threading
+
+    spec = {**small, "generator": {"family": "gan", "condition": "label", "width": 8}}
+    spec["train"] = {"epochs": 60, "batch_size": 32, "workers": 2, "checkpoint_seconds": 0}
+    killed: list[int] = []
+
+    def kill() -> None:
+        checkpoints = Path(spec["storage"]) / spec["name"] / "train"
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and not list(checkpoints.glob("*/checkpoints/*.pt")):
+            time.sleep(0.05)
+        workers = [p for p in psutil.process_iter() if "RayTrainWorker" in " ".join(p.cmdline()[:1])]
+        for worker in workers[:1]:
+            os.kill(worker.pid, signal.SIGKILL)
+            killed.append(worker.pid)
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    generator = raygen.train(spec)
+    thread.join()
+    assert killed
+    history = [json.loads(line) for line in (run_folder(spec) / "metrics.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in history] == list(range(1, 61))
+    assert all(math.isfinite(value) for row in history for value in row.values())
+    assert generator.sample(range(10), condition=3)["label"].to_pylist() == [3] * 10
