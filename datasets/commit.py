@@ -23,6 +23,8 @@ from raygen.datasets.storage import Folder
 from raygen.errors import OutputError
 
 PLAN, MANIFEST = "plan.json", "manifest.json"
+MADE_BY = "made_by"
+"""The key of a plan that says what its rows are made with: versions and device decide bits, but not whose job it is."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ class Output:
             return False
         differences = [
             f"{key} {_short(found.get(key))} there, {_short(plan.get(key))} here"
-            for key in sorted({*found, *plan})
+            for key in sorted({*found, *plan} - {MADE_BY})
             if found.get(key) != plan.get(key)
         ]
         if differences:

@@ -104,7 +104,11 @@ class Folder:
                 with _temporary(target) as temporary:
                     with temporary.open("wb") as file:
                         yield file
-                    temporary.replace(target)
+                    try:
+                        temporary.replace(target)
+                    except FileNotFoundError:
+                        if not target.exists():  # else somebody has written the same, committed it and tidied up
+                            raise
             else:
                 with tempfile.NamedTemporaryFile(prefix="raygen-") as file:
                     yield file  # type: ignore[misc]  # the wrapper has every method of a BinaryIO

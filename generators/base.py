@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -71,6 +72,13 @@ class Family(ABC):
     def finish(self, batches: Iterable[tuple[Tensor, Tensor | None]]) -> None:
         """Called once after the last step, with one pass over this worker's training rows. Most have nothing to do."""
         return
+
+    def synchronize(self) -> None:
+        """Take rank 0's buffers, such as the running statistics of batch normalization, of which each worker has its own."""
+        if dist.is_available() and dist.is_initialized():
+            for network in self.networks.values():
+                for buffer in local(network).buffers():
+                    dist.broadcast(buffer, 0)
 
     def descend(self, name: str, loss: Tensor) -> None:
         """One step of a network's optimizer down the gradient of a loss."""

@@ -4,17 +4,19 @@ The plan says what every shard holds; actors make the shards that have no receip
 depends on how many actors there are, on their order, or on how often a shard is made.
 """
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
 import pyarrow as pa
 
 from raygen.datasets import stream
-from raygen.datasets.commit import Output, chunks
+from raygen.datasets.commit import MADE_BY, Output, chunks
 from raygen.datasets.schema import features_metadata
 from raygen.datasets.storage import Folder
-from raygen.generators.generator import Generator
-from raygen.jobs import progress
+from raygen.errors import OutputError, RaygenError
+from raygen.generators.generator import Generator, versions
+from raygen.jobs import evaluate, progress
 from raygen.jobs.plan import Plan, balanced, proportional
 from raygen.jobs.project import Project
 
@@ -43,6 +45,7 @@ def augment(project: Project) -> dict[str, Any]:
         RaygenError: no generator has been trained.
     """
     artifact = project.trained()
+    _check_gate(project)
     generator = Generator.load(artifact.uri, device="cpu")
     planned = plan(project, generator)
     document = project.claim_document(generator.digest, planned)
@@ -50,11 +53,55 @@ def augment(project: Project) -> dict[str, Any]:
     if (manifest := _written(output, document)) is not None:
         return manifest
     output.folder.check_writable()
+    document[MADE_BY] = {**versions(), "device": "cuda" if _resources()[0] else "cpu"}
     output.claim(document)
     done = output.done()
+    _check_maker(output, document[MADE_BY], bool(done))
     todo = [index for index in range(planned.shards) if index not in done]
     _write(project, planned, artifact, output, todo)
     return output.commit(document, _card(project, generator, planned))
+
+
+def sample(project: Project, wanted: range) -> pa.Table:
+    """Rows of the dataset that the spec asks for, as ``augment`` writes them, whether or not it has.
+
+    Raises:
+        RaygenError: no generator has been trained, or there are no such rows.
+    """
+    generator = Generator.load(project.trained().uri)
+    planned = plan(project, generator)
+    if wanted.step != 1 or not 0 <= wanted.start < wanted.stop <= planned.rows:
+        raise RaygenError(f"{wanted} is not a range of rows of this dataset", f"it has the rows 0 to {planned.rows - 1}")
+    return pa.concat_tables(rows(generator, planned, wanted))
+
+
+def _check_gate(project: Project) -> None:
+    """Nothing is written by a generator that has not passed the spec's gate."""
+    if project.spec.gate:
+        report = evaluate.evaluated(project)
+        if report is None:
+            raise RaygenError(f"{project.spec.name}: has a gate, and is not evaluated yet", "first: raygen evaluate SPEC")
+        evaluate.check_gate(report)
+
+
+def _check_maker(output: Output, here: dict[str, str], begun: bool) -> None:
+    """Bits are the same on one device type and one version of the libraries: a dataset is not made with two."""
+    there = (output.plan() or {}).get(MADE_BY, here)
+    if begun and there != here:
+        different = [key for key in here if there.get(key) != here[key]]
+        shown = ", ".join(f"{key} {there.get(key)} there, {here[key]} here" for key in different)
+        raise OutputError(
+            f"{output.folder.uri}: was begun with other means ({shown}), which need not make the same bits",
+            "go on with those, or remove that folder",
+        )
+
+
+def _resources() -> tuple[int, int]:
+    """GPUs and CPUs of the cluster."""
+    import ray
+
+    resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    return int(resources.get("GPU", 0)), max(1, int(resources.get("CPU", 1)))
 
 
 def written(project: Project) -> dict[str, Any] | None:
@@ -74,13 +121,11 @@ def _written(output: Output, document: dict[str, Any]) -> dict[str, Any] | None:
 def _write(project: Project, planned: Plan, artifact: Folder, output: Output, todo: list[int]) -> None:
     if not todo:
         return
-    import ray
     import ray.data
 
-    resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    gpus, cpus = int(resources.get("GPU", 0)), resources.get("CPU", 1.0)
+    gpus, cpus = _resources()
     asked = project.augment.workers
-    workers = min(len(todo), (gpus or int(cpus)) if asked == "auto" else asked)
+    workers = min(len(todo), (gpus or cpus) if asked == "auto" else asked)
     # In-memory items need no read task, so actors may hold every CPU; more actors than CPUs share them.
     items = ray.data.from_items([{"shard": index} for index in todo], override_num_blocks=len(todo))
     receipts = items.map_batches(
@@ -88,8 +133,8 @@ def _write(project: Project, planned: Plan, artifact: Folder, output: Output, to
         fn_constructor_args=(artifact.uri, planned, output.folder.uri),
         batch_size=1,
         compute=ray.data.ActorPoolStrategy(size=workers),
-        num_cpus=min(1.0, cpus / workers),
-        num_gpus=min(1.0, gpus / workers) if gpus else None,
+        num_cpus=1 / math.ceil(workers / cpus),
+        num_gpus=1 / math.ceil(workers / gpus) if gpus else None,
     )
     rows = planned.rows - sum(len(planned.shard(index).rows) for index in todo)
     with progress.bar("augment", planned.rows, "rows", rows) as shown, stream.user_errors():

@@ -26,6 +26,7 @@ from raygen.spec import GateRule
 REPORT = "report.json"
 AGREEMENT_ROWS = 2000
 PER_CLASS = 10
+MOST_CLASSES = 20  # that pictures are shown of
 NEIGHBOURS = 8
 HIGHER = {"label_agreement", "classifier_score", "precision", "recall", "density", "coverage"}
 
@@ -89,7 +90,7 @@ def evaluate(project: Project) -> dict[str, Any]:
         "rows": {
             "training": len(training.images),
             "held_out": len(held.images),
-            "compared": len(held.images) // 2,
+            "compared": min(len(held.images) // 2, AGREEMENT_ROWS),
             "label_agreement": AGREEMENT_ROWS,
         },
         "metrics": metrics,
@@ -241,7 +242,7 @@ def _judge(rule: GateRule, metrics: list[dict[str, Any]]) -> dict[str, Any]:
 def _pictures(project: Project, generator: Generator, features: Features, training: Rows, codec: Codec, seed: int) -> None:
     """Beside the report: real and synthetic rows by class, and synthetic rows with their nearest training rows."""
     condition = generator.spec.condition
-    classes = range(len(codec.categories[condition].values)) if condition else range(PER_CLASS)
+    classes = range(min(MOST_CLASSES, len(codec.categories[condition].values)) if condition else PER_CLASS)
     real, made = [], []
     for index in classes:
         if condition is None or training.classes is None:

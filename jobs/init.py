@@ -2,6 +2,7 @@
 
 import math
 import re
+import tempfile
 
 import yaml
 
@@ -23,10 +24,12 @@ def first_spec(data: str) -> str:
     Raises:
         DataError: it cannot be read, or no column of it can be used.
     """
-    source = stream.scan(data, Folder(STORAGE))
+    with tempfile.TemporaryDirectory() as elsewhere:  # where a sample is looked at
+        source = stream.scan(data, Folder(elsewhere))
+        table = stream.head(source, LOOKED_AT)
     if not source.rows:
         raise DataError(f"{data}: the dataset has no rows", "give Parquet with rows")
-    fields, left_out = schema.infer(stream.head(source, LOOKED_AT), data)
+    fields, left_out = schema.infer(table, data)
     images = [name for name, field in fields.items() if isinstance(field, ImageField)]
     if not images:
         found = "; ".join([f"{name}: a category" for name in fields] + [f"{name}: {why}" for name, why in left_out.items()])

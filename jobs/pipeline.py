@@ -6,12 +6,15 @@ from raygen.jobs.project import Project
 
 
 def up_to_date(project: Project) -> bool:
-    """Whether a run would find everything done, for the same data and spec; asked without starting Ray."""
-    if project.result() is None or not evaluate.evaluated(project) or not project.report.exists(report.PAGE):
+    """Whether a run would find everything done, for the same data and spec; asked without starting Ray.
+
+    Raises:
+        GateError: it is done, and was not good enough.
+    """
+    if project.result() is None or (evaluation := evaluate.evaluated(project)) is None or not report.current(project):
         return False
-    if project.spec.augment is None:
-        return True
-    return augment.written(project) is not None
+    evaluate.check_gate(evaluation)
+    return project.spec.augment is None or augment.written(project) is not None
 
 
 def run(project: Project) -> None:

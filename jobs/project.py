@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-import os
+import tempfile
 from functools import cached_property
 from typing import Any
 
@@ -17,8 +17,9 @@ from raygen.spec import AugmentSpec, Spec
 class Project:
     """A spec, and the folders under ``<storage>/<name>`` that its jobs fill."""
 
-    def __init__(self, spec: Spec) -> None:
+    def __init__(self, spec: Spec, looking: bool = False) -> None:
         self.spec = spec
+        self.looking = looking  # only: nothing may be written
         self.storage = Folder(spec.storage)
         self.folder = self.storage / spec.name
         self.report = self.folder / "report"
@@ -30,6 +31,9 @@ class Project:
         Raises:
             DataError: it is missing, empty, unreadable, or not what the schema says.
         """
+        if self.looking:
+            with tempfile.TemporaryDirectory() as elsewhere:
+                return stream.open_source(self.spec.dataset, Folder(elsewhere))
         return stream.open_source(self.spec.dataset, self.storage)
 
     @cached_property
@@ -115,7 +119,3 @@ def read_json(folder: Folder, name: str) -> dict[str, Any] | None:
 
 def write_json(folder: Folder, name: str, document: Any) -> None:
     folder.write(name, json.dumps(document, indent=1, ensure_ascii=False).encode())
-
-
-def cpus() -> int:
-    return os.cpu_count() or 1

@@ -1,6 +1,7 @@
 """The report: one HTML file that needs nothing else, made of what ``evaluate``, ``train`` and ``augment`` wrote."""
 
 import base64
+import hashlib
 import io
 import json
 from typing import Any
@@ -34,6 +35,21 @@ def require() -> None:
         raise RaygenError("the report needs matplotlib", "pip install 'raygen[report]'") from None
 
 
+def current(project: Project) -> bool:
+    """Whether the page shows the figures and the dataset of now."""
+    try:
+        return _mark(project).encode() in project.report.read(PAGE)
+    except FileNotFoundError:
+        return False
+
+
+def _mark(project: Project) -> str:
+    """Changes when what the page is made of does."""
+    manifest = project.output.manifest() if project.spec.augment else None
+    shown = [read_json(project.report, REPORT), manifest and manifest["plan"]]
+    return hashlib.sha256(json.dumps(shown, sort_keys=True).encode()).hexdigest()
+
+
 def write(project: Project) -> Folder:
     """Write ``report.html`` beside ``report.json`` and return its folder."""
     import jinja2
@@ -55,6 +71,7 @@ def write(project: Project) -> Folder:
         epochs=len(history),
         spec=project.spec.to_yaml(),
         run=project.run.uri,
+        mark=_mark(project),
     )
     project.report.write(PAGE, page.encode())
     return project.report

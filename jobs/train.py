@@ -9,10 +9,11 @@ import io
 import json
 import math
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from pyarrow.fs import FSSpecHandler, PyFileSystem
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
@@ -20,7 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 from raygen.datasets import stream
 from raygen.datasets.codec import Batch, Codec
 from raygen.datasets.storage import Folder
-from raygen.errors import DataError, RaygenError, ResourceError
+from raygen.errors import DataError, OutputError, RaygenError, ResourceError
 from raygen.generators.base import Family
 from raygen.generators.generator import Generator, untrained
 from raygen.jobs import progress
@@ -39,7 +40,7 @@ def train(project: Project) -> Folder:
     Raises:
         DataError: the data cannot be read, or is too little.
         OutputError: the storage cannot be written.
-        ResourceError: the cluster has not got the workers.
+        ResourceError: the workers do not see the same storage.
     """
     if project.result() is not None:
         return project.trained()
@@ -72,7 +73,7 @@ def _fit(project: Project, codec: Codec, rows: Batch) -> None:
 
     spec = project.spec.train
     resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    workers, gpu, cpu = placement(spec.workers, resources, torch.cuda.is_available())
+    workers, gpu, cpu = placement(spec.workers, spec.batch_size, resources, torch.cuda.is_available())
     steps = spec.epochs * _steps(len(next(iter(rows.values()))), spec.batch_size)
     with progress.bar("train", steps * spec.batch_size, "rows") as shown, progress.mailbox(shown) as box:
         config = {
@@ -88,9 +89,12 @@ def _fit(project: Project, codec: Codec, rows: Batch) -> None:
             _learn,
             train_loop_config=config,
             scaling_config=ray.train.ScalingConfig(
-                num_workers=workers, use_gpu=gpu, resources_per_worker={"CPU": cpu} if workers else None
+                num_workers=workers,
+                use_gpu=gpu > 0,
+                resources_per_worker={"CPU": cpu, **({"GPU": gpu} if gpu else {})} if workers else None,
             ),
-            torch_config=TorchConfig(timeout_s=120),
+            # NCCL refuses two ranks on one GPU; else the default: NCCL on GPUs, gloo on CPUs.
+            torch_config=TorchConfig(backend="gloo" if 0 < gpu < 1 else None, timeout_s=120),
             run_config=ray.train.RunConfig(
                 name="ray",
                 storage_path=project.run.path,
@@ -102,25 +106,27 @@ def _fit(project: Project, codec: Codec, rows: Batch) -> None:
             trainer.fit()
 
 
-def placement(asked: int | str, cluster: dict[str, float], gpu_here: bool) -> tuple[int, bool, float]:
-    """How many Ray Train workers, whether each has a GPU, and its share of CPUs.
+class Placement(NamedTuple):
+    """Ray Train workers (0: its local mode, in this process), the share of a GPU and of a CPU each asks for."""
 
-    No worker at all is Ray Train's local mode, in this process: what one worker takes where no GPU is elsewhere. CPUs are
-    shared where there are fewer than workers, so that a job asked of a small machine runs rather than waits for ever.
+    workers: int
+    gpu: float
+    cpu: float
 
-    Raises:
-        ResourceError: more workers than GPUs, on a cluster with GPUs.
+
+def placement(asked: int | str, batch_size: int, cluster: dict[str, float], gpu_here: bool) -> Placement:
+    """Where the spec's workers go on a cluster.
+
+    ``auto`` is a worker per GPU, but no more than share a batch evenly; without GPUs it is one. One worker runs in this
+    process, unless the GPU is elsewhere. GPUs and CPUs are shared where there are fewer than workers, so that a job asked
+    of a small machine runs rather than waits for ever.
     """
-    gpus, cpus = int(cluster.get("GPU", 0)), cluster.get("CPU", 1.0)
-    workers = max(1, gpus) if asked == "auto" else int(asked)
-    if gpus and workers > gpus:
-        raise ResourceError(
-            f"train.workers is {workers}, but the cluster has {gpus} GPUs and {cpus:.0f} CPUs",
-            f"ask for at most {gpus} workers, or write auto",
-        )
+    gpus, cpus = int(cluster.get("GPU", 0)), max(1, int(cluster.get("CPU", 1)))
+    shared_evenly = (n for n in range(max(1, gpus), 0, -1) if batch_size % n == 0)
+    workers = next(shared_evenly) if asked == "auto" else int(asked)
     if workers == 1 and (not gpus or gpu_here):
-        return 0, False, 0.0
-    return workers, gpus > 0, min(1.0, cpus / workers)
+        return Placement(0, 0.0, 0.0)
+    return Placement(workers, 1 / math.ceil(workers / gpus) if gpus else 0.0, 1 / math.ceil(workers / cpus))
 
 
 def _learn(config: dict[str, Any]) -> None:
@@ -143,6 +149,11 @@ def _learn(config: dict[str, Any]) -> None:
     checkpoints = Checkpoints(Folder(config["run"]))
     start, history = checkpoints.restore(family)
     if world > 1:
+        if not _everywhere(_same(start, device), device):
+            raise ResourceError(
+                f"{config['run']}: the workers see different checkpoints",
+                "give a storage that all machines share, such as s3://",
+            )
         # Ranks keep their own batch statistics (broadcasting rank 0's at every forward would undo a step's own update);
         # rank 0 is the one that is exported.
         family.distribute(lambda network: DistributedDataParallel(network, broadcast_buffers=False))
@@ -171,6 +182,9 @@ def _learn(config: dict[str, Any]) -> None:
             checkpoints.save(family, epoch + 1, history)
             saved = time.monotonic()
 
+    if not _everywhere(all(map(math.isfinite, history[-1].values())), device):
+        return  # diverged: nobody wants this generator, and the driver says so
+    family.synchronize()
     family.finish(
         _tensors(images, classes, np.arange(first, min(first + size, len(images))), device)
         for first in range(rank * size, len(images), size * world)
@@ -181,11 +195,25 @@ def _learn(config: dict[str, Any]) -> None:
         _export(family, codec, spec, config, history[-1], len(images))
 
 
+def _same(number: int, device: torch.device) -> bool:
+    """Whether this rank's number is rank 0's."""
+    first = torch.tensor(number, device=device)
+    dist.broadcast(first, 0)
+    return int(first.item()) == number
+
+
+def _everywhere(here: bool, device: torch.device) -> bool:
+    """Whether something is so on every rank."""
+    if not dist.is_initialized():
+        return here
+    flag = torch.tensor(float(here), device=device)
+    dist.all_reduce(flag, dist.ReduceOp.MIN)
+    return bool(flag.item())
+
+
 def _export(family: Family, codec: Codec, spec: Spec, config: dict[str, Any], last: dict[str, Any], rows: int) -> None:
     """Write the artifact under its digest, then the run's result, which says that the run is done."""
     metrics = {name: value for name, value in last.items() if name not in ("epoch", "step", "seconds")}
-    if not all(map(math.isfinite, metrics.values())):
-        return  # nobody wants this generator; the driver says so
     run = Folder(config["run"])
     lineage = {
         "data": config["data"],
@@ -208,10 +236,10 @@ class Checkpoints:
         self.run, self.folder = run, run / "checkpoints"
 
     def save(self, family: Family, epoch: int, history: list[dict[str, Any]]) -> None:
+        self.run.write("metrics.jsonl", "".join(json.dumps(row) + "\n" for row in history).encode())
         buffer = io.BytesIO()
         torch.save({"epoch": epoch, "history": json.dumps(history), "family": family.state_dict()}, buffer)
         self.folder.write(_name(epoch), buffer.getvalue())
-        self.run.write("metrics.jsonl", "".join(json.dumps(row) + "\n" for row in history).encode())
         for name in self._names()[:-KEPT]:
             self.folder.delete(name)
 
@@ -225,6 +253,8 @@ class Checkpoints:
                 return int(state["epoch"]), json.loads(state["history"])
             except FileNotFoundError:
                 continue
+            except OutputError:
+                raise  # the storage, not the file: another rank may well read it
             except Exception as error:  # torch raises whatever the broken bytes lead it to
                 reason = (str(error).splitlines() or [type(error).__name__])[0]
                 progress.say(f"{self.folder.uri}/{name}: cannot be read ({reason}); going back to the one before")

@@ -24,6 +24,7 @@ PUBLIC = [
     "evaluate",
     "load_spec",
     "run",
+    "sample",
     "train",
 ]
 ERRORS = [raygen.DataError, raygen.GateError, raygen.OutputError, raygen.ResourceError, raygen.SpecError]

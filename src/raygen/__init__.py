@@ -6,7 +6,8 @@
     generator = raygen.train(spec)                       # a raygen.Generator
     report = raygen.evaluate(spec)                       # report.json as a dict
     manifest = raygen.augment(spec)                      # what was written
-    generator.sample(range(1000, 1100), seed=7)          # a pyarrow.Table
+    raygen.sample(spec, range(1000, 1100))               # the dataset's rows 1000 to 1099, made again
+    generator.sample(range(100), seed=1, condition=3)    # any rows, as a pyarrow.Table
 
 Everything is imported when it is first used: ``import raygen`` costs neither torch nor Ray.
 """
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from raygen.errors import DataError, GateError, OutputError, RaygenError, ResourceError, SpecError
 
 if TYPE_CHECKING:
-    from raygen.api import augment, evaluate, run, train
+    from raygen.api import augment, evaluate, run, sample, train
     from raygen.generators.generator import Generator
     from raygen.spec import Spec, load_spec
 
@@ -34,6 +35,7 @@ __all__ = [
     "evaluate",
     "load_spec",
     "run",
+    "sample",
     "train",
 ]
 
@@ -44,6 +46,7 @@ _WHERE = {
     "augment": "raygen.api",
     "evaluate": "raygen.api",
     "run": "raygen.api",
+    "sample": "raygen.api",
     "train": "raygen.api",
 }
 

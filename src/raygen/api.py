@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from raygen.cluster.connect import connected
 from raygen.generators.generator import Generator
 from raygen.jobs import augment as augment_job
@@ -23,20 +25,24 @@ def train(spec: Source) -> Generator:
     Raises:
         RaygenError: see ``raygen.errors``; nothing is lost by calling again.
     """
-    with connected():
-        return Generator.load(train_job.train(Project(load_spec(spec))).uri)
+    project = Project(load_spec(spec))
+    if project.result() is None:
+        with connected():
+            train_job.train(project)
+    return Generator.load(project.trained().uri)
 
 
 def evaluate(spec: Source) -> dict[str, Any]:
-    """Evaluate the spec's trained generator; write and return the report (``verdict``, ``metrics``, …).
+    """Evaluate the spec's trained generator; write and return the report (``verdict``, ``metrics``, …), passed or not.
 
     Raises:
         RaygenError: no generator has been trained, or the data cannot be read.
     """
     project = Project(load_spec(spec))
     report.require()
-    with connected():
-        result = evaluate_job.evaluate(project)
+    if (result := evaluate_job.evaluated(project)) is None:
+        with connected():
+            result = evaluate_job.evaluate(project)
     report.write(project)
     return result
 
@@ -45,10 +51,21 @@ def augment(spec: Source) -> dict[str, Any]:
     """Write the dataset that the spec asks for, exactly once; return its manifest (``rows``, ``counts``, ``parts``, …).
 
     Raises:
-        RaygenError: no generator has been trained, or the output is another job's.
+        GateError: the generator is not good enough; nothing was written.
+        RaygenError: no generator has been trained or evaluated, or the output is another job's.
     """
+    project = Project(load_spec(spec))
     with connected():
-        return augment_job.augment(Project(load_spec(spec)))
+        return augment_job.augment(project)
+
+
+def sample(spec: Source, rows: range) -> pa.Table:
+    """Rows of the dataset that the spec asks for, for example ``range(1000, 1100)``, without reading or writing it.
+
+    Raises:
+        RaygenError: no generator has been trained, or the dataset has no such rows.
+    """
+    return augment_job.sample(Project(load_spec(spec)), rows)
 
 
 def run(spec: Source) -> None:

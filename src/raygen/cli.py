@@ -42,10 +42,13 @@ def init(
     with _errors(debug):
         from raygen.jobs.init import first_spec
 
-        text = first_spec(data)
         if output.exists():
             raise RaygenError(f"{output}: is there already", "give another name with --output, or remove it")
-        output.write_text(text, encoding="utf-8")
+        text = first_spec(data)
+        try:
+            output.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise RaygenError(f"{output}: cannot be written ({error.strerror})", "choose another place") from None
         print(f"wrote {output}; now: raygen run {output}")
 
 
@@ -111,12 +114,17 @@ def augment(
     with _job(spec, set_, dry_run, debug) as project:
         from raygen.cluster.connect import connected
         from raygen.jobs import augment as job
+        from raygen.jobs import evaluate as evaluate_job
+        from raygen.jobs import report
 
+        report.require()
         if (manifest := job.written(project)) is not None:
             print("up to date")
         else:
             with connected(verbose):
                 manifest = job.augment(project)
+            if evaluate_job.evaluated(project) is not None:
+                report.write(project)
         print(f"dataset    {project.output.folder.uri}/data  {manifest['rows']:,} rows, {len(manifest['parts'])} files")
 
 
@@ -129,7 +137,7 @@ def _job(path: Path, overrides: list[str], dry_run: bool, debug: bool) -> Iterat
         spec = load_spec(path, overrides)
         from raygen.jobs.project import Project
 
-        project = Project(spec)
+        project = Project(spec, looking=dry_run)
         if dry_run:
             _describe(project)
             raise typer.Exit

@@ -128,6 +128,8 @@ class GateRule(Strict):
     def _has_a_bound(self) -> "GateRule":
         if self.min is None and self.max is None:
             raise ValueError(f"a rule for {self.metric} has neither min nor max")
+        if self.min is not None and self.max is not None and self.min > self.max:
+            raise ValueError(f"a rule for {self.metric} has a min of {self.min} above its max of {self.max}")
         return self
 
 
@@ -145,6 +147,12 @@ class AugmentSpec(Strict):
 class ReplicasSpec(Strict):
     min: NonNegativeInt = 0
     max: PositiveInt = 1
+
+    @validator(mode="after")
+    def _in_order(self) -> "ReplicasSpec":
+        if self.min > self.max:
+            raise ValueError(f"replicas.min is {self.min}, more than replicas.max, {self.max}")
+        return self
 
 
 class ServeSpec(Strict):
@@ -173,6 +181,8 @@ class Spec(Strict):
             raise ValueError(
                 f"dataset.schema has {len(images)} image columns; the family {self.generator.family!r} makes exactly one"
             )
+        if reserved := [name for name in fields if name in ("_row", "_holdout")]:
+            raise ValueError(f"dataset.schema has a column {reserved[0]!r}, a name that raygen uses; rename the column")
         condition = self.generator.condition
         if condition is not None:
             _must_be_category("generator.condition", condition, fields)
@@ -183,6 +193,12 @@ class Spec(Strict):
                     f"augment.balance is {self.augment.balance!r}, but the generator cannot be asked for it: "
                     f"generator.condition is {condition!r}"
                 )
+        return self
+
+    @validator(mode="after")
+    def _gate_can_be_passed(self) -> "Spec":
+        if self.generator.condition is None and any(rule.metric == "label_agreement" for rule in self.gate):
+            raise ValueError("gate has a rule for label_agreement, but rows have no label without generator.condition")
         return self
 
     def to_yaml(self) -> str:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,28 @@ def test_a_row_is_the_same_alone_as_in_the_dataset(made: dict[str, Any]) -> None
     wanted = table.slice(321, 100)
     sampled = generator.sample(range(321, 421), seed=7, condition=wanted["label"])
     assert sampled.equals(wanted.drop_columns(["_row"]))
+    assert raygen.sample(made, range(321, 421)).equals(wanted)
+    with pytest.raises(raygen.RaygenError, match="is not a range of rows of this dataset"):
+        raygen.sample(made, range(1000, 1004))
+
+
+def test_a_stale_report_is_written_again(made: dict[str, Any]) -> None:
+    page = root(made) / "report" / "report.html"
+    before = page.read_text()
+    page.write_text(re.sub('name="raygen" content="[0-9a-f]*"', 'name="raygen" content=""', before))
+    raygen.run(made)
+    assert page.read_text() == before
+
+
+def test_a_dataset_is_not_finished_by_another_version(made: dict[str, Any], tmp_path: Path) -> None:
+    spec = {**made, "augment": {**made["augment"], "output": str(tmp_path)}}
+    raygen.augment(spec)
+    plan = tmp_path / "_raygen" / "plan.json"
+    plan.write_text(plan.read_text().replace('"torch": "', '"torch": "1.'))
+    raygen.augment(spec)  # it is finished: nothing is made
+    (tmp_path / "data" / "part-00003-of-00008.parquet").unlink()
+    with pytest.raises(raygen.OutputError, match=r"was begun with other means \(torch 1\."):
+        raygen.augment(spec)
 
 
 def test_a_footer_tells_where_its_rows_come_from(made: dict[str, Any]) -> None:
@@ -137,6 +160,9 @@ def test_a_failed_gate_stops_before_anything_is_written(small: dict[str, Any]) -
     with pytest.raises(raygen.GateError, match=r"label_agreement is 0\.\d+, the least is 0.999") as error:
         raygen.run({**small, "gate": [{"metric": "label_agreement", "min": 0.999}]})
     assert error.value.exit_code == 3
+    for job in (raygen.run, raygen.augment):  # nor later
+        with pytest.raises(raygen.GateError):
+            job({**small, "gate": [{"metric": "label_agreement", "min": 0.999}]})
     assert not (root(small) / "dataset").exists()
     assert json.loads((root(small) / "report" / "report.json").read_text())["verdict"] == "failed"
 
@@ -145,8 +171,8 @@ def test_without_labels_there_is_no_label_agreement_and_the_gate_fails_closed(sm
     dataset = {**small["dataset"], "schema": {"image": small["dataset"]["schema"]["image"]}}
     spec = {**small, "dataset": dataset, "generator": {"family": "autoencoder", "width": 8}}
     spec["augment"] = {"rows": 100, "workers": 1}
-    with pytest.raises(raygen.GateError, match="label_agreement was not computed: the data has no category column"):
-        raygen.run({**spec, "gate": [{"metric": "label_agreement", "min": 0.1}]})
+    with pytest.raises(raygen.GateError, match="classifier_score was not computed: the data has no category column"):
+        raygen.run({**spec, "gate": [{"metric": "classifier_score", "min": 0.1}]})
     raygen.run(spec)
     report = json.loads((root(spec) / "report" / "report.json").read_text())
     assert (report["features"], report["verdict"]) == ("pixels", "no gate")

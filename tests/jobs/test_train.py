@@ -43,24 +43,22 @@ def run_folder(spec: dict[str, Any]) -> Path:
 @pytest.mark.parametrize(
     ("asked", "cluster", "gpu_here", "expected"),
     [
-        ("auto", {"CPU": 2.0}, False, (0, False, 0.0)),
-        (1, {"CPU": 2.0}, False, (0, False, 0.0)),
-        (2, {"CPU": 2.0}, False, (2, False, 1.0)),
-        (4, {"CPU": 2.0}, False, (4, False, 0.5)),
-        ("auto", {"CPU": 16.0, "GPU": 4.0}, True, (4, True, 1.0)),
-        ("auto", {"CPU": 16.0, "GPU": 1.0}, True, (0, False, 0.0)),
-        ("auto", {"CPU": 16.0, "GPU": 1.0}, False, (1, True, 1.0)),
+        ("auto", {"CPU": 2.0}, False, (0, 0.0, 0.0)),
+        (1, {"CPU": 2.0}, False, (0, 0.0, 0.0)),
+        (2, {"CPU": 2.0}, False, (2, 0.0, 1.0)),
+        (4, {"CPU": 2.0}, False, (4, 0.0, 0.5)),
+        (3, {"CPU": 2.0}, False, (3, 0.0, 0.5)),  # thirds of two CPUs would leave the third worker waiting
+        (2, {"CPU": 16.0, "GPU": 1.0}, True, (2, 0.5, 1.0)),
+        ("auto", {"CPU": 16.0, "GPU": 4.0}, True, (4, 1.0, 1.0)),
+        ("auto", {"CPU": 16.0, "GPU": 6.0}, True, (4, 1.0, 1.0)),  # a batch of 64 is not shared evenly by 6 or 5
+        ("auto", {"CPU": 16.0, "GPU": 1.0}, True, (0, 0.0, 0.0)),
+        ("auto", {"CPU": 16.0, "GPU": 1.0}, False, (1, 1.0, 1.0)),
     ],
 )
 def test_placement_never_asks_for_what_is_not_there(
-    asked: Any, cluster: dict[str, float], gpu_here: bool, expected: tuple[int, bool, float]
+    asked: Any, cluster: dict[str, float], gpu_here: bool, expected: tuple[int, float, float]
 ) -> None:
-    assert placement(asked, cluster, gpu_here) == expected
-
-
-def test_more_workers_than_gpus_are_refused_with_the_numbers() -> None:
-    with pytest.raises(raygen.ResourceError, match=r"train\.workers is 8, but the cluster has 2 GPUs and 16 CPUs"):
-        placement(8, {"CPU": 16.0, "GPU": 2.0}, True)
+    assert placement(asked, 64, cluster, gpu_here) == expected
 
 
 def test_a_batch_larger_than_the_data_is_refused(ray: None, small: dict[str, Any]) -> None:
@@ -91,8 +89,9 @@ def test_a_broken_checkpoint_falls_back_to_the_one_before(
     assert [json.loads(line)["epoch"] for line in (run / "metrics.jsonl").read_text().splitlines()] == [1, 2, 3, 4]
 
 
-def test_a_diverged_training_says_so_and_leaves_no_generator(ray: None, small: dict[str, Any]) -> None:
-    spec = {**small, "generator": {**small["generator"], "learning_rate": 1e18}}
+@pytest.mark.parametrize("family", ["vae", "autoencoder"])
+def test_a_diverged_training_says_so_and_leaves_no_generator(ray: None, small: dict[str, Any], family: str) -> None:
+    spec = {**small, "generator": {**small["generator"], "family": family, "learning_rate": 1e18}}
     with pytest.raises(raygen.RaygenError, match="the training diverged"):
         raygen.train(spec)
     assert not (Path(spec["storage"]) / spec["name"] / "generators").exists()
