@@ -16,6 +16,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
 
 PLAIN_SECONDS = 10.0
 POLL_SECONDS = 0.5
@@ -70,13 +71,13 @@ def bar(name: str, total: int, unit: str, done: int = 0) -> Iterator[Bar]:
         return
     columns = (
         TextColumn("{task.description}"),
-        BarColumn(),
+        BarColumn(bar_width=16),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")),  # what fits
     )
-    with Progress(*columns, console=console) as live:
+    with Progress(*columns, console=console, expand=True) as live:
         shown.live, shown.task = live, live.add_task(name, total=total, completed=done, note="")
         yield shown
 
