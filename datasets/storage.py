@@ -46,6 +46,11 @@ class Folder:
     def __truediv__(self, name: str) -> "Folder":
         return Folder(f"{self.uri}/{name}")
 
+    @property
+    def name(self) -> str:
+        """The last part of the URI."""
+        return self.uri.rsplit("/", 1)[-1]
+
     def exists(self, name: str = "") -> bool:
         with _explained(self._uri(name)):
             return bool(self.fs.exists(self._path(name)))

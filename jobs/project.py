@@ -86,7 +86,7 @@ class Project:
             **plan.to_json(),
             "shards": plan.shards,
             "condition": self.spec.generator.condition,
-            "train": self.run.uri.rsplit("/", 1)[-1],
+            "train": self.run.name,
         }
 
     def check_outputs(self) -> None:
@@ -96,7 +96,7 @@ class Project:
             return
         self.output.folder.check_writable()
         found = self.output.plan()
-        asked = {"train": self.run.uri.rsplit("/", 1)[-1], "rows": self.augment.rows, "seed": self.augment.seed}
+        asked = {"train": self.run.name, "rows": self.augment.rows, "seed": self.augment.seed}
         asked |= {"shard_rows": self.augment.shard_rows}
         if found is not None:
             self.output.check({**found, **asked})

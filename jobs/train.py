@@ -218,7 +218,7 @@ def _export(family: Family, codec: Codec, spec: Spec, config: dict[str, Any], la
     lineage = {
         "data": config["data"],
         "rows": rows,
-        "run": run.uri.rsplit("/", 1)[-1],
+        "run": run.name,
         "spec": spec.model_dump(mode="json", by_alias=True),
         "metrics": metrics,
     }
