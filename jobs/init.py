@@ -37,7 +37,9 @@ def first_spec(data: str) -> str:
     for name in images[1:]:
         left_out[name] = "a generator makes one image column; this is the second"
         del fields[name]
-    label = next((name for name, field in fields.items() if field.kind == "category"), None)
+    # One value alone is nothing to ask for, nor could a classifier be trained to check it.
+    categories = [name for name, field in fields.items() if field.kind == "category"]
+    label = next((name for name in categories if len(table[name].unique()) > 1), None)
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", data.removeprefix(samples.PREFIX).rstrip("/").rsplit("/", 1)[-1])
     name = name.removesuffix(".parquet").strip("-._*") or "dataset"
     return _yaml(name, data, source.rows, fields, left_out, label)
@@ -48,6 +50,10 @@ def _yaml(name: str, data: str, rows: int, fields: dict[str, DataField], left_ou
     columns += [f"    # {_printable(column)}: left out: {_printable(reason)}" for column, reason in left_out.items()]
     condition = f", condition: {_quoted(label)}" if label else ""
     balance = f", balance: {_quoted(label)}" if label else ""
+    gate = [
+        "gate:                           # rules that a generator must meet before rows are written",
+        "  - {metric: label_agreement, min: 0.9}",
+    ]
     return "\n".join(
         [
             f"name: {_quoted(name)}",
@@ -64,12 +70,7 @@ def _yaml(name: str, data: str, rows: int, fields: dict[str, DataField], left_ou
             f"  batch_size: {64 if rows >= 500 else 8}                # over all workers",
             "  precision: auto               # bf16 where the GPU has it, else fp32",
             "  seed: 0",
-            *(
-                ["gate:                           # rules that a generator must meet before rows are written"]
-                if label
-                else []
-            ),
-            *(["  - {metric: label_agreement, min: 0.9}"] if label else []),
+            *(gate if label else []),
             f"augment: {{rows: {max(rows, 1000) * 2}{balance}, seed: 7}}",
             "",
         ]

@@ -68,6 +68,13 @@ def test_without_a_label(tmp_path: Path) -> None:
     assert spec.gate == []
 
 
+def test_a_column_with_one_value_is_nothing_to_ask_for(tmp_path: Path) -> None:
+    _, spec = written(table(source=pa.array(["scan"] * ROWS), label=labels()), tmp_path / "pets.parquet")
+    assert spec.generator.condition == "label"
+    _, spec = written(table(source=pa.array(["scan"] * ROWS)), tmp_path / "scans.parquet")
+    assert (spec.generator.condition, spec.gate) == (None, [])
+
+
 def test_a_second_picture_is_left_out(tmp_path: Path) -> None:
     text, spec = written(table(mask=pa.array([png()] * ROWS), label=labels()), tmp_path / "pets.parquet")
     assert list(spec.dataset.fields) == ["image", "label"]
