@@ -48,19 +48,20 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "few"
 
 
+@pytest.fixture(scope="session")
+def dataset(digits: Path) -> dict[str, Any]:
+    """How a spec names those digits, as a mapping."""
+    image = {"kind": "image", "height": 28, "width": 28, "channels": 1}
+    return {"path": str(digits), "schema": {"image": image, "label": {"kind": "category"}}}
+
+
 @pytest.fixture
-def small(digits: Path, tmp_path: Path) -> dict[str, Any]:
+def small(dataset: dict[str, Any], tmp_path: Path) -> dict[str, Any]:
     """A spec whose whole job takes seconds, as a mapping."""
     return {
         "name": "small",
         "storage": str(tmp_path / "store"),
-        "dataset": {
-            "path": str(digits),
-            "schema": {
-                "image": {"kind": "image", "height": 28, "width": 28, "channels": 1},
-                "label": {"kind": "category"},
-            },
-        },
+        "dataset": dataset,
         "generator": {"family": "vae", "condition": "label", "width": 8},
         "train": {"epochs": 4, "batch_size": 32},
         "augment": {"rows": 1000, "balance": "label", "seed": 7, "shard_rows": 130, "workers": 1},

@@ -31,18 +31,12 @@ def root(spec: dict[str, Any]) -> Path:
 
 
 @pytest.fixture(scope="module")
-def made(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def made(dataset: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """One finished job that the tests below look at."""
     spec = {
         "name": "made",
         "storage": str(tmp_path_factory.mktemp("store")),
-        "dataset": {
-            "path": str(digits),
-            "schema": {
-                "image": {"kind": "image", "height": 28, "width": 28, "channels": 1},
-                "label": {"kind": "category"},
-            },
-        },
+        "dataset": dataset,
         "generator": {"family": "autoencoder", "condition": "label", "width": 8},
         "train": {"epochs": 25, "batch_size": 16},
         "gate": [{"metric": "label_agreement", "min": 0.3}],
