@@ -109,7 +109,7 @@ def decode_one(data: bytes, channels: int | None = None) -> np.ndarray:
 def _png(image: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     picture = Image.fromarray(image[0] if len(image) == 1 else np.ascontiguousarray(image.transpose(1, 2, 0)))
-    picture.save(buffer, "PNG", compress_level=3)  # level 6 is no smaller on digits, and half as slow again
+    picture.save(buffer, "PNG", compress_level=3)  # level 6 is no smaller on digits, and takes half as long again
     return buffer.getvalue()
 
 

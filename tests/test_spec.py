@@ -1,5 +1,6 @@
 """The spec reads what it documents, writes back what it read, and answers every mistake with one error that helps."""
 
+import re
 import string
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,16 @@ def refused(file: Path, text: str, *overrides: str) -> SpecError:
 def without(text: str, line: str) -> str:
     assert line in text
     return text.replace(line, "", 1)
+
+
+@pytest.mark.parametrize("file", ["README.md", "examples/digits.yaml"])
+def test_what_the_documents_show_is_a_spec(file: str, tmp_path: Path) -> None:
+    text = (Path(__file__).parents[1] / file).read_text(encoding="utf-8")
+    if file.endswith(".md"):
+        (text,) = re.findall(r"^```yaml\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    (tmp_path / "spec.yaml").write_text(text, encoding="utf-8")
+    spec = load_spec(tmp_path / "spec.yaml")
+    assert (spec.name, spec.generator.family, spec.train.workers) == ("digits", "gan", 2)
 
 
 def test_the_documented_spec_loads(file: Path) -> None:
