@@ -212,7 +212,7 @@ def test_overrides_make_what_is_not_there_and_the_last_one_wins(file: Path) -> N
         ("name: digits", "name: digits\n5: 3", ": 5 is 5: keys should be strings", "README"),
         # missing keys
         ("name: digits\n", "", "spec.yaml: name is missing", "add it"),
-        ("  rows: 50000\n", "", ":23: augment.rows is missing", "add it"),
+        ("  rows: 50000\n  balance: label\n", "  seed: 7\n", ":23: augment does not say what to make", "README"),
         ("  family: gan\n", "", ":13: generator.family is missing", "add it"),
         ("      kind: category", "      {}", ":10: dataset.schema.label.kind is missing", "add it"),
         ("      width: 28\n", "", ":5: dataset.schema.image.width is missing", "add it"),

@@ -133,15 +133,73 @@ class GateRule(Strict):
         return self
 
 
-class AugmentSpec(Strict):
-    """New rows: ``balance`` a category exactly, or leave it out for the frequencies of the real data."""
+class FormatSpec(Strict):
+    """How the Parquet is written.
 
-    rows: PositiveInt
+    Attributes:
+        images: as the source has them, as Hugging Face's struct of PNG bytes and path, or as Arrow's fixed-shape tensors
+            of uint8 (height, width, channels).
+        row_group_rows: rows of a row group, which is what a reader holds in memory at least.
+        partition_by: the condition's column: a folder for each of its values (``label=3/``), as Hive has them, instead of
+            files in which the classes are mixed.
+    """
+
+    images: Literal["source", "png", "tensor"] = "source"
+    compression: Literal["zstd", "snappy", "gzip", "lz4", "none"] = "zstd"
+    row_group_rows: PositiveInt = 1024
+    partition_by: str | None = None
+
+
+class AugmentSpec(Strict):
+    """What to write: new rows (``rows``, ``balance`` or ``classes``), or ``variants`` of each row of a dataset.
+
+    Attributes:
+        rows: how many new rows: as many of each value of ``balance``, else with the frequencies of the real data.
+        balance: without ``rows``: as many of each value as bring it up to the largest class of the real data, or to ``to``.
+        classes: how many of which value of the condition.
+        start: the number of the first new row; a dataset with another ``start`` and the same seed can extend an earlier one.
+        variants: how many of each real row, by the means of the family; other columns are carried along.
+        source: the Parquet whose rows to vary; ``dataset.path`` by default.
+        strength: how far a variational or plain autoencoder moves from the row, in standard deviations of its latent space.
+        include_real: write the real rows too, told apart by the column ``_source``.
+        shard_rows: rows of a Parquet file.
+    """
+
+    rows: PositiveInt | None = None
     balance: str | None = None
+    to: PositiveInt | None = None
+    classes: dict[str | int | bool | None, NonNegativeInt] | None = None
+    start: Annotated[int, Field(ge=0, lt=2**53)] = 0
+    variants: PositiveInt | None = None
+    source: Annotated[str, Field(min_length=1)] | None = None
+    strength: Annotated[float, Field(ge=0)] | None = None
+    include_real: bool = False
     seed: Seed = 0
     workers: Workers = "auto"
     shard_rows: PositiveInt = 5000
     output: str | None = None
+    format: FormatSpec = FormatSpec()
+
+    @validator(mode="after")
+    def _says_one_thing(self) -> "AugmentSpec":
+        ways = [name for name in ("rows", "classes", "variants") if getattr(self, name) is not None]
+        if not ways and self.balance is None:
+            raise ValueError("augment does not say what to make: give rows, balance, classes or variants")
+        if len(ways) > 1:
+            raise ValueError(f"augment has both {ways[0]} and {ways[1]}, which say different things; leave one out")
+        others = {"balance": self.balance is not None, "to": self.to is not None, "start": self.start > 0}
+        others["format.partition_by"] = self.format.partition_by is not None
+        for name in others:
+            if others[name] and (self.variants is not None or (self.classes is not None and name in ("balance", "to"))):
+                raise ValueError(f"augment.{name} does not go with augment.{ways[0]}; leave one out")
+        if self.to is not None and (self.balance is None or self.rows is not None):
+            raise ValueError("augment.to is what augment.balance brings every class up to; it needs balance, and no rows")
+        for name in ("source", "strength"):
+            if getattr(self, name) is not None and self.variants is None:
+                raise ValueError(f"augment.{name} is about variants of rows; it needs augment.variants")
+        if self.classes is not None and not any(self.classes.values()):
+            raise ValueError("augment.classes asks for no rows at all")
+        return self
 
 
 class ReplicasSpec(Strict):
@@ -181,18 +239,13 @@ class Spec(Strict):
             raise ValueError(
                 f"dataset.schema has {len(images)} image columns; the family {self.generator.family!r} makes exactly one"
             )
-        if reserved := [name for name in fields if name in ("_row", "_holdout")]:
+        if reserved := [name for name in fields if name in ("_row", "_variant", "_source", "_holdout")]:
             raise ValueError(f"dataset.schema has a column {reserved[0]!r}, a name that raygen uses; rename the column")
         condition = self.generator.condition
         if condition is not None:
             _must_be_category("generator.condition", condition, fields)
-        if self.augment is not None and self.augment.balance is not None:
-            _must_be_category("augment.balance", self.augment.balance, fields)
-            if self.augment.balance != condition:
-                raise ValueError(
-                    f"augment.balance is {self.augment.balance!r}, but the generator cannot be asked for it: "
-                    f"generator.condition is {condition!r}"
-                )
+        if self.augment is not None:
+            _augment_fits(self.augment, self.generator, fields)
         return self
 
     @validator(mode="after")
@@ -203,7 +256,26 @@ class Spec(Strict):
 
     def to_yaml(self) -> str:
         """The resolved spec, every default written out; reading it back gives the same spec."""
-        return _dump(self.model_dump(mode="json", by_alias=True))
+        return _dump(self.model_dump(by_alias=True))  # not as JSON, which would make text of the keys of classes
+
+
+def _augment_fits(augment: AugmentSpec, generator: FamilySpec, fields: Mapping[str, ImageField | CategoryField]) -> None:
+    """Fail where a generator cannot make what is asked."""
+    family, condition = str(generator.model_dump()["family"]), generator.condition
+    for name, column in (("balance", augment.balance), ("format.partition_by", augment.format.partition_by)):
+        if column is not None:
+            _must_be_category(f"augment.{name}", column, fields)
+            if column != condition:
+                raise ValueError(
+                    f"augment.{name} is {column!r}, but the generator cannot be asked for it: "
+                    f"generator.condition is {condition!r}"
+                )
+    if augment.classes is not None and condition is None:
+        raise ValueError("augment.classes asks for values, but the generator has no generator.condition to ask by")
+    if augment.strength is not None and family not in ("vae", "autoencoder"):
+        raise ValueError(f"augment.strength is for families that encode (vae, autoencoder), not for {family!r}")
+    if augment.variants is not None and family == "gan" and condition is None:
+        raise ValueError("augment.variants of a gan are rows of the same class: it needs generator.condition")
 
 
 def _must_be_category(where: str, column: str, fields: Mapping[str, ImageField | CategoryField]) -> None:
