@@ -10,11 +10,12 @@ from raygen.errors import ResourceError
 
 
 @contextlib.contextmanager
-def connected(verbose: bool = False) -> Iterator[None]:
+def connected(verbose: bool = False, training: bool = True) -> Iterator[None]:
     """Connect for the length of the block, unless somebody has already connected, and then leave that be.
 
     Args:
         verbose: show Ray's own messages and the output of its workers.
+        training: whether Ray Train will be used, which asks Ray's dashboard; without it a local Ray is up sooner.
 
     Raises:
         ResourceError: the cluster of ``RAY_ADDRESS`` does not answer.
@@ -29,7 +30,8 @@ def connected(verbose: bool = False) -> Iterator[None]:
     level = logging.INFO if verbose else logging.ERROR
     try:
         with _hushed(not verbose):
-            ray.init(logging_level=level, log_to_driver=verbose)
+            dashboard = None if training else False  # of a cluster that is there already, this changes nothing
+            ray.init(logging_level=level, log_to_driver=verbose, include_dashboard=dashboard)
     except (ConnectionError, RuntimeError) as error:
         if "RAY_ADDRESS" not in os.environ:
             raise

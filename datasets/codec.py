@@ -9,9 +9,8 @@ import numpy as np
 import pyarrow as pa
 from pydantic import TypeAdapter
 
-from raygen.datasets import columns, images
+from raygen.datasets import columns, images, schema
 from raygen.datasets.columns import Category, Value
-from raygen.datasets.schema import with_known_types
 from raygen.errors import RaygenError
 from raygen.spec import DataField, ImageField
 
@@ -40,6 +39,12 @@ class Codec:
     def select(self, names: Iterable[str | None]) -> "Codec":
         """The same codec for some of its columns."""
         return Codec.of({name: self.fields[name] for name in names if name is not None}, self.arrow, self.categories)
+
+    def with_images(self, stored: str) -> "Codec":
+        """The same codec with its pictures stored as the source has them (``source``), as ``png`` or as ``tensor``."""
+        name, field = self.image
+        arrow = schema.with_column_type(self.arrow, name, images.stored_type(stored, self.arrow.field(name).type, field))
+        return Codec(self.fields, arrow, self.categories)
 
     @property
     def image(self) -> tuple[str, ImageField]:
@@ -99,9 +104,9 @@ class Codec:
 
     @classmethod
     def from_json(cls, state: Mapping[str, Any]) -> "Codec":
-        arrow = with_known_types(lambda: pa.ipc.read_schema(pa.py_buffer(base64.b64decode(state["arrow"]))))
+        arrow = schema.with_known_types(lambda: pa.ipc.read_schema(pa.py_buffer(base64.b64decode(state["arrow"]))))
         categories = {
-            name: Category(tuple(category["values"]), tuple(category["counts"]))
+            name: Category(*(tuple(category[part]) for part in Category._fields))
             for name, category in state["categories"].items()
         }
         return cls(_FIELDS.validate_python(state["fields"]), arrow, categories)

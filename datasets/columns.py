@@ -1,7 +1,7 @@
 """Category columns between Arrow and class indices."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -12,10 +12,16 @@ Value = str | int | bool | None
 
 
 class Category(NamedTuple):
-    """The values of a category column, in order, and how many training rows have each."""
+    """The values of a category column, in order, how many training rows have each, and how many held-out rows."""
 
     values: tuple[Value, ...]
     counts: tuple[int, ...]
+    held: tuple[int, ...] = ()
+
+    @property
+    def everywhere(self) -> tuple[int, ...]:
+        """How many rows have each value, held out or not."""
+        return tuple(map(sum, zip(self.counts, self.held, strict=True))) if self.held else self.counts
 
 
 def count(column: pa.Array) -> Counter[Value]:
@@ -24,12 +30,13 @@ def count(column: pa.Array) -> Counter[Value]:
     return Counter(dict(zip(counted.field("values").to_pylist(), counted.field("counts").to_pylist(), strict=True)))
 
 
-def fit(everywhere: Iterable[Value], training: Mapping[Value, int]) -> Category:
-    """Values from all rows, sorted (null last), so that holdout rows can be encoded; counts from training rows only."""
+def fit(everywhere: Mapping[Value, int], training: Mapping[Value, int]) -> Category:
+    """Values from all rows, sorted (null last), so that holdout rows can be encoded; counts of training and other rows."""
     present = list(everywhere)
     ordered: list[Value] = [*sorted(value for value in present if value is not None)]
     ordered += [None] if None in present else []
-    return Category(tuple(ordered), tuple(training.get(value, 0) for value in ordered))
+    counts = tuple(training.get(value, 0) for value in ordered)
+    return Category(tuple(ordered), counts, tuple(everywhere[value] - n for value, n in zip(ordered, counts, strict=True)))
 
 
 def encode(column: pa.Array, category: Category) -> np.ndarray:

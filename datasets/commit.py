@@ -1,20 +1,23 @@
 """Exactly-once datasets: a plan that claims the output, parts with deterministic names, receipts, and a manifest.
 
     <out>/data/part-00042-of-00100.parquet
-    <out>/_raygen/plan.json                  created first, exclusively: whose output this is
-    <out>/_raygen/receipts/00042.json        written after the part: what is done, which is all that resuming reads
-    <out>/_raygen/manifest.json              written last: the commit
+    <out>/_raygen/plan.json                         created first, exclusively: whose output this is
+    <out>/_raygen/receipts/00042-BYTES-SHA256.json  written after the part; its name says it all, so resuming lists names
+    <out>/_raygen/manifest.json                     written last: the commit
 
 Every write is all or nothing, and writing a part twice writes the same bytes: whoever does it again does no harm.
+
+Another job's dataset is replaced only by a finished one: the new one is an output of its own, ``_raygen/next-DIGEST/``, up
+to its manifest; then ``_raygen/moving.json`` says that it takes this one's place, which anyone who finds that file finishes.
 """
 
 import contextlib
+import functools
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
-from typing import Any, BinaryIO, cast
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, BinaryIO, NamedTuple, Protocol, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -22,22 +25,35 @@ import pyarrow.parquet as pq
 from raygen.datasets.storage import Folder
 from raygen.errors import OutputError
 
-PLAN, MANIFEST = "plan.json", "manifest.json"
-MADE_BY = "made_by"
-"""The key of a plan that says what its rows are made with: versions and device decide bits, but not whose job it is."""
+PLAN, MANIFEST, MOVING, CARD = "plan.json", "manifest.json", "moving.json", "README.md"
+LOCATORS = ("made_by", "artifact", "source")
+"""Keys of a plan that say where things are and what made the rows: they decide bits, but not whose job it is."""
 
 
-@dataclass(frozen=True)
-class Receipt:
-    """What a worker says of a finished part: its rows [start, stop), its bytes and their SHA-256, rows by class."""
+class Part(Protocol):
+    """What a plan says of a file: its shard's number, and its name below ``data``."""
+
+    @property
+    def number(self) -> int: ...
+    @property
+    def file(self) -> str: ...
+
+
+class Receipt(NamedTuple):
+    """What a worker says of a finished part: its bytes and their SHA-256."""
 
     shard: int
-    file: str
-    start: int
-    stop: int
     bytes: int
     sha256: str
-    counts: dict[str, int]
+
+    @property
+    def name(self) -> str:
+        return f"{self.shard:05d}-{self.bytes}-{self.sha256}.json"
+
+    @classmethod
+    def from_name(cls, name: str) -> "Receipt | None":
+        found = re.fullmatch(r"(\d{5,})-(\d+)-([0-9a-f]{64})\.json", name)
+        return cls(int(found[1]), int(found[2]), found[3]) if found else None
 
 
 class Output:
@@ -71,15 +87,10 @@ class Output:
         found = self.plan()
         if found is None:
             return False
-        differences = [
-            f"{key} {_short(found.get(key))} there, {_short(plan.get(key))} here"
-            for key in sorted({*found, *plan} - {MADE_BY})
-            if found.get(key) != plan.get(key)
-        ]
-        if differences:
+        if differences := differing(found, plan):
             raise OutputError(
                 f"{self.folder.uri}: belongs to another job ({'; '.join(differences)})",
-                "choose another place (--set augment.output=… or --set name=…), or remove that folder",
+                "choose another place (--set augment.output=… or --set name=…), or replace it with --overwrite",
             )
         return True
 
@@ -88,103 +99,165 @@ class Output:
         if not self.check(plan) and not self.meta.create(PLAN, _json(plan)):
             self.check(plan)  # somebody was faster
 
-    def done(self) -> dict[int, Receipt]:
+    def successor(self, plan: Mapping[str, Any]) -> "Output":
+        """Where another job writes what is to take this dataset's place: the job's own, so that attempts do not mix."""
+        return Output(self.meta / f"next-{_digest(_identity(plan))[:12]}")
+
+    def done(self, parts: Iterable[Part]) -> dict[int, Receipt]:
         """Receipts, by shard, whose part is there with all its bytes."""
-        names = [name for name in self.receipts.names() if name.endswith(".json")]
-        with ThreadPoolExecutor(16) as threads:
-            receipts = list(threads.map(self._receipt, names))
-        sizes = self._sizes()
-        return {r.shard: r for r in receipts if r is not None and sizes.get(r.file) == r.bytes}
+        receipts: dict[int, Receipt] = {}
+        twice: set[int] = set()
+        for name in self.receipts.names():
+            receipt = Receipt.from_name(name)
+            if receipt is not None and receipts.setdefault(receipt.shard, receipt) != receipt:
+                twice.add(receipt.shard)  # other bytes, by other means: neither is to be trusted
+                self.receipts.delete(name)
+        for shard in twice:
+            self.receipts.delete(receipts.pop(shard).name)
+        sizes = self.data.sizes()
+        found = ((part.number, receipts.get(part.number), sizes.get(part.file)) for part in parts)
+        return {number: receipt for number, receipt, size in found if receipt is not None and receipt.bytes == size}
 
     def write_part(
         self,
-        shard: int,
-        file: str,
-        rows: range,
+        part: Part,
         tables: Iterable[pa.Table],
         about: Mapping[str, str],
-        counted: str | None = None,
-    ) -> None:
-        """Write a part, a row group per table, then its receipt.
+        compression: str = "zstd",
+        row_group_rows: int = 1024,
+    ) -> Receipt:
+        """Write a part, then its receipt.
 
         Args:
             tables: the rows in order; at least one table.
             about: what goes into the footer.
-            counted: the column whose values the receipt counts.
+            compression: of pages, as Parquet calls it.
         """
-        counts: dict[str, int] = {}
-        with self.data.writer(file) as raw, contextlib.ExitStack() as closing:
+        with self.data.writer(part.file) as raw, contextlib.ExitStack() as closing:
             hashed = _Hashed(raw)
             writer: pq.ParquetWriter | None = None
-            for table in tables:
+            for table in row_groups(tables, row_group_rows):
                 table = table.replace_schema_metadata({**(table.schema.metadata or {}), **about})
                 if writer is None:
-                    writer = pq.ParquetWriter(cast(BinaryIO, hashed), table.schema, compression="zstd")
+                    # Checksums of pages: without them a flipped bit can be read as another value.
+                    writer = pq.ParquetWriter(
+                        cast(BinaryIO, hashed), table.schema, compression=compression, write_page_checksum=True
+                    )
                     closing.enter_context(writer)
                 writer.write_table(table, row_group_size=len(table))
-                if counted is not None:
-                    for value in table[counted].value_counts().to_pylist():
-                        key = json.dumps(value["values"])
-                        counts[key] = counts.get(key, 0) + value["counts"]
             assert writer is not None
-        receipt = Receipt(shard, file, rows.start, rows.stop, hashed.size, hashed.sha256.hexdigest(), counts)
-        self.receipts.write(f"{shard:05d}.json", _json(asdict(receipt)))
+        receipt = Receipt(part.number, hashed.size, hashed.sha256.hexdigest())
+        self.receipts.write(receipt.name, _json({"file": part.file, **receipt._asdict()}))
+        return receipt
 
-    def commit(self, plan: Mapping[str, Any], card: Iterable[str]) -> dict[str, Any]:
+    def commit(
+        self, plan: Mapping[str, Any], parts: Iterable[tuple[Part, int]], counts: Mapping[str, int], card: Iterable[str]
+    ) -> dict[str, Any]:
         """Write the card and the manifest, when every part is there; returns the manifest.
+
+        Args:
+            parts: every part, and how many rows it has.
+            counts: rows by class.
 
         Raises:
             OutputError: a part went missing meanwhile.
         """
-        receipts = self.done()
-        if missing := [shard for shard in range(plan["shards"]) if shard not in receipts]:
+        parts = list(parts)
+        receipts = self.done(part for part, _ in parts)
+        if missing := [part for part, _ in parts if part.number not in receipts]:
             raise OutputError(
-                f"{self.data.uri}: {len(missing)} parts are missing, the first is shard {missing[0]}",
+                f"{self.data.uri}: {len(missing)} parts are missing, the first is shard {missing[0].number}",
                 "run the same command again",
             )
-        counts: dict[str, int] = {}
-        for receipt in receipts.values():
-            for value, number in receipt.counts.items():
-                counts[value] = counts.get(value, 0) + number
-        ordered = [asdict(receipts[shard]) for shard in sorted(receipts)]
-        manifest = {
+        listed = [
+            {"shard": part.number, "file": part.file, "rows": rows, "bytes": receipt.bytes, "sha256": receipt.sha256}
+            for part, rows in parts
+            for receipt in (receipts[part.number],)
+        ]
+        manifest: dict[str, Any] = {
             "plan": plan,
-            "rows": sum(r["stop"] - r["start"] for r in ordered),
-            "bytes": sum(r["bytes"] for r in ordered),
-            "counts": dict(sorted(counts.items())),
-            "parts": ordered,
+            "rows": sum(part["rows"] for part in listed),
+            "bytes": sum(part["bytes"] for part in listed),
+            "counts": dict(counts),
+            "parts": listed,
         }
-        self.folder.write("README.md", "\n".join(card).encode())
-        self.meta.write(MANIFEST, _json(manifest))
-        for name in self.data.names():
-            if name.startswith(".") and name.endswith(".tmp"):  # what a killed worker was writing
+        manifest["digest"] = _digest(manifest)
+        self.folder.write(CARD, "\n".join(card).encode())
+        self.meta.write(MANIFEST, _lines(manifest))
+        for name in self.data.sizes():
+            if name.rpartition("/")[2].startswith(".") and name.endswith(".tmp"):  # what a killed worker was writing
                 self.data.delete(name)
         return manifest
 
     def manifest(self) -> dict[str, Any] | None:
         """The manifest, where there is one and all its parts are still there; else None."""
-        manifest = self._document(MANIFEST)
+        manifest = self.recorded()
         if manifest is None:
             return None
-        sizes = self._sizes()
+        sizes = self.data.sizes()
         return manifest if all(sizes.get(part["file"]) == part["bytes"] for part in manifest["parts"]) else None
 
-    def _sizes(self) -> dict[str, int]:
-        fs = self.data.fs
-        fs.invalidate_cache(self.data.path)
-        with contextlib.suppress(FileNotFoundError):
-            return {info["name"].rsplit("/", 1)[-1]: info["size"] for info in fs.ls(self.data.path, detail=True)}
-        return {}
+    def recorded(self) -> dict[str, Any] | None:
+        """The manifest as it is written, whatever has become of the parts.
 
-    def _receipt(self, name: str) -> Receipt | None:
-        try:
-            return Receipt(**json.loads(self.receipts.read(name)))
-        except (ValueError, TypeError, FileNotFoundError):
-            return None  # a broken receipt is none: the part is written again
+        Raises:
+            OutputError: it is no manifest any more.
+        """
+        manifest = self._document(MANIFEST)
+        if manifest is not None and not _is_manifest(manifest):
+            raise OutputError(
+                f"{self.meta.uri}/{MANIFEST}: is not a manifest any more",
+                "remove that file and run the job again: it commits what is there",
+            )
+        return manifest
+
+    def replace(self, new: "Output") -> None:
+        """Let a finished output take this one's place. Whoever comes across the attempt of another finishes that first."""
+        while not self.meta.create(MOVING, _json({"from": new.folder.name})):
+            if self._mover() == new.folder.name:
+                break
+            self.recover()
+        self._move(new)
+
+    def recover(self) -> None:
+        """Finish what somebody began with :meth:`replace`."""
+        if (name := self._mover()) is not None:
+            self._move(Output(self.meta / name))
+
+    def _mover(self) -> str | None:
+        document = self._document(MOVING)
+        return None if document is None else str(document["from"])
+
+    def _move(self, new: "Output") -> None:
+        manifest = new.recorded()
+        for step in self._steps(new, manifest):
+            mover = self._mover()
+            if mover != new.folder.name and (mover is not None or manifest is None or self.plan() != manifest["plan"]):
+                return  # others have finished this meanwhile, and the place is another's by now
+            step()
+
+    def _steps(self, new: "Output", manifest: dict[str, Any] | None) -> Iterator[Callable[[], object]]:
+        """Every step can be done again, and by two at once; the old manifest goes first and the new one comes last."""
+        if manifest is not None:
+            if self.recorded() != manifest:
+                yield lambda: self.meta.delete(MANIFEST)
+            yield self.receipts.clear
+            for part in manifest["parts"]:
+                yield functools.partial(new.data.move, part["file"], self.data, part["file"])
+            kept = {part["file"] for part in manifest["parts"]}
+            for name in self.data.sizes().keys() - kept:
+                yield functools.partial(self.data.delete, name)
+            yield lambda: self.meta.write(PLAN, _json(manifest["plan"]))
+            yield lambda: new.folder.move(CARD, self.folder, CARD)
+            yield lambda: self.meta.write(MANIFEST, _lines(manifest))
+        yield new.folder.clear  # also what is left of it where this was interrupted here
+        yield lambda: self.meta.delete(MOVING)
 
     def _document(self, name: str) -> dict[str, Any] | None:
         try:
-            document: dict[str, Any] = json.loads(self.meta.read(name))
+            document = json.loads(self.meta.read(name))
+            if not isinstance(document, dict):
+                raise ValueError("not an object")
         except FileNotFoundError:
             return None
         except ValueError:
@@ -192,6 +265,34 @@ class Output:
                 f"{self.meta.uri}/{name}: is not JSON any more", "remove the whole output, or restore the file"
             ) from None
         return document
+
+
+def differing(found: Mapping[str, Any], plan: Mapping[str, Any]) -> list[str]:
+    """What differs between two jobs' plans, as ``key X there, Y here``."""
+    there, here = _flat(_identity(found)), _flat(_identity(plan))
+    return [
+        f"{key} {_short(there.get(key))} there, {_short(here.get(key))} here"
+        for key in sorted({*there, *here})
+        if there.get(key) != here.get(key)
+    ]
+
+
+def intact(manifest: Mapping[str, Any]) -> bool:
+    """Whether a manifest is as it was committed."""
+    return bool(manifest.get("digest") == _digest({key: value for key, value in manifest.items() if key != "digest"}))
+
+
+def row_groups(tables: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
+    """The same rows in tables of ``rows`` rows, the last one of what is left."""
+    held: list[pa.Table] = []
+    for table in tables:
+        held.append(table)
+        while sum(map(len, held)) >= rows:
+            whole = held[0] if len(held) == 1 else pa.concat_tables(held)
+            yield whole.slice(0, rows)
+            held = [whole.slice(rows)] if len(whole) > rows else []
+    if held:
+        yield pa.concat_tables(held)
 
 
 class _Hashed:
@@ -225,13 +326,45 @@ class _Hashed:
 
 
 def chunks(rows: range, size: int) -> Iterator[range]:
-    """A range in pieces: what is held in memory, and one row group, at a time."""
+    """A range in pieces: what is held in memory at a time."""
     for start in range(rows.start, rows.stop, size):
         yield range(start, min(start + size, rows.stop))
 
 
+def _identity(plan: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in plan.items() if key not in LOCATORS}
+
+
+def _flat(document: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested keys as one, with dots between."""
+    flat: dict[str, Any] = {}
+    for key, value in document.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _is_manifest(document: Mapping[str, Any]) -> bool:
+    parts, kinds = document.get("parts"), {"file": str, "rows": int, "bytes": int, "sha256": str}
+    known = isinstance(parts, list) and all(
+        isinstance(part, dict) and all(isinstance(part.get(key), kind) for key, kind in kinds.items()) for part in parts
+    )
+    return known and isinstance(document.get("plan"), dict)
+
+
+def _digest(document: Mapping[str, Any]) -> str:
+    text = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def _json(document: Mapping[str, Any]) -> bytes:
     return json.dumps(document, indent=1, ensure_ascii=False).encode()
+
+
+def _lines(manifest: Mapping[str, Any]) -> bytes:
+    """A manifest as JSON, each part on a line of its own: there can be very many."""
+    head = {key: value for key, value in manifest.items() if key != "parts"}
+    parts = ",\n".join(json.dumps(part, ensure_ascii=False) for part in manifest["parts"])
+    return _json(head)[:-2] + f',\n "parts": [\n{parts}\n]\n}}'.encode()
 
 
 def _short(value: Any) -> str:

@@ -31,6 +31,16 @@ def tensor_shape(kind: pa.DataType) -> tuple[int, int, int] | None:
     return None
 
 
+def stored_type(stored: str, source: pa.DataType, field: ImageField) -> pa.DataType:
+    """The Arrow type of pictures stored as in the ``source``, as ``png`` (Hugging Face's struct of bytes and path), or as
+    ``tensor``: uint8 of shape (height, width, channels)."""
+    if stored == "png" and not at.is_struct(source):
+        return pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    if stored == "tensor":
+        return pa.fixed_shape_tensor(pa.uint8(), (field.height, field.width, field.channels))
+    return source
+
+
 def decode(column: pa.Array, field: ImageField, where: Callable[[int], str]) -> np.ndarray:
     """Read a column of images.
 

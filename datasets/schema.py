@@ -80,13 +80,27 @@ def with_known_types(read: Callable[[], pa.Schema]) -> pa.Schema:
     return arrow
 
 
+def with_column_type(arrow: pa.Schema, name: str, kind: pa.DataType) -> pa.Schema:
+    """The schema with another type for a column, of which Hugging Face's metadata then says what that type is."""
+    index = arrow.get_field_index(name)
+    if arrow.field(index).type == kind:
+        return arrow
+    metadata = dict(arrow.metadata or {})
+    features = _features_of_source(metadata)
+    metadata.pop(b"huggingface", None)
+    if _is_struct(kind) and features:  # else it is Arrow's tensor, which Hugging Face has no name for
+        metadata[b"huggingface"] = json.dumps({"info": {"features": {**features, name: _feature(kind)}}}).encode()
+    return arrow.set(index, pa.field(name, kind)).with_metadata(metadata or None)
+
+
 def features_metadata(schema: pa.Schema) -> pa.Schema:
     """The schema with Hugging Face's feature metadata, by which viewers know that a struct is a picture."""
-    if not any(_is_struct(field.type) for field in schema):
-        return schema
     metadata = schema.metadata or {}
     of_source = _features_of_source(metadata)
-    features = {field.name: of_source.get(field.name) or _feature(field.type) for field in schema}
+    if not of_source and not any(_is_struct(field.type) for field in schema):
+        return schema
+    found = {field.name: of_source.get(field.name) or _feature(field.type) for field in schema}
+    features = {name: feature for name, feature in found.items() if feature is not None}
     metadata = {**metadata, b"huggingface": json.dumps({"info": {"features": features}}).encode()}
     return schema.with_metadata(metadata)
 
@@ -100,11 +114,15 @@ def _features_of_source(metadata: Mapping[bytes, bytes]) -> dict[str, Any]:
     return features if isinstance(features, dict) else {}
 
 
-def _feature(kind: pa.DataType) -> dict[str, str]:
+def _feature(kind: pa.DataType) -> dict[str, str] | None:
+    """None for the types that Hugging Face does not call what Arrow does; it infers them where nothing is said."""
     if _is_struct(kind):
         return {"_type": "Image"}
     if at.is_dictionary(kind):
         kind = kind.value_type
+    plain = at.is_integer(kind) or at.is_boolean(kind) or at.is_string(kind) or at.is_large_string(kind)
+    if not (plain or at.is_float32(kind) or at.is_float64(kind) or _is_binary(kind)):
+        return None
     return {"dtype": {"double": "float64", "float": "float32"}.get(str(kind), str(kind)), "_type": "Value"}
 
 

@@ -1,17 +1,41 @@
-"""Folders on any file system that fsspec knows: a local path or an ``s3://`` prefix, with writes that are all or nothing."""
+"""Folders on any file system that fsspec knows: a local path or an ``s3://`` prefix, with writes that are all or nothing.
+
+S3 finds its endpoint and credentials as every client of botocore does (``AWS_ENDPOINT_URL``, ``AWS_PROFILE``, …); fsspec's
+own configuration (``FSSPEC_S3_…``) goes before what is set here. A request that meets a server that is away, cut off or busy
+is repeated for some ten seconds, then it is an error.
+"""
 
 import contextlib
 import os
+import re
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import fsspec
+from fsspec.utils import glob_translate
 
 from raygen.errors import OutputError
+
+S3_CONFIG = {"connect_timeout": 3, "read_timeout": 60, "retries": {"total_max_attempts": 1}}
+"""Of botocore: a server may take 60 s to answer. It is s3fs that repeats requests; both would multiply."""
+S3_ATTEMPTS = 8
+"""At growing intervals, 10 s in all: with connections that time out, 34 s."""
+S3_BUSY = {"ConditionalRequestConflict", "OperationAborted", "RequestTimeout", "IncompleteBody"}
+"""Errors of S3 below 500 that mean: the same again, please."""
+
+
+_WILD = re.compile(r"[*?[]")
+
+
+class File(NamedTuple):
+    """What a listing says of a file. ``version`` is its ETag or modification time: another one, another content."""
+
+    bytes: int
+    version: str
 
 
 class Folder:
@@ -30,12 +54,15 @@ class Folder:
             text = str(Path(text).expanduser().absolute())
         self.uri = text.rstrip("/") or "/"
         try:
-            self.fs, self.path = fsspec.url_to_fs(self.uri)
+            self.fs, self.path = fsspec.url_to_fs(self.uri, **_options(self.uri))
         except ImportError as error:
             raise OutputError(f"{self.uri}: {error}", "pip install 'raygen[s3]' for s3:// URIs") from None
         except ValueError as error:
             raise OutputError(f"{self.uri}: {error}", "give a local path or an s3:// URI") from None
         self.local = Path(self.path) if self.uri.startswith(("/", "file:")) else None
+        self._s3 = "s3" in self.fs.protocol
+        if self._s3:
+            self.fs.retries = S3_ATTEMPTS
 
     def __repr__(self) -> str:
         return f"Folder({self.uri!r})"
@@ -53,16 +80,66 @@ class Folder:
 
     def exists(self, name: str = "") -> bool:
         with _explained(self._uri(name)):
-            return bool(self.fs.exists(self._path(name)))
+            try:
+                self.fs.info(self._path(name))
+            except FileNotFoundError as error:
+                if _no_bucket(error):
+                    raise
+                return False
+            return True
 
     def names(self) -> list[str]:
         """What lies directly in the folder, sorted; empty when there is no folder."""
         with _explained(self.uri):
-            self.fs.invalidate_cache(self.path)
             try:
-                return sorted(str(path).rstrip("/").rsplit("/", 1)[-1] for path in self.fs.ls(self.path, detail=False))
-            except FileNotFoundError:
+                found = [str(path).rstrip("/") for path in self.fs.ls(self.path, detail=False)]
+            except FileNotFoundError as error:
+                if _no_bucket(error):
+                    raise
                 return []
+            return sorted(path.rsplit("/", 1)[-1] for path in found if path != self.path)
+
+    def files(self) -> dict[str, File]:
+        """All files below, by their path relative to the folder; empty where there is no folder."""
+        with _explained(self.uri):
+            try:
+                if self.local is not None:
+                    return dict(_walk(self.path, ""))
+                start = self.path.rstrip("/") + "/"
+                found = self.fs.find(self.path, detail=True)
+                return {
+                    path.removeprefix(start): _file(info)
+                    for path, info in found.items()
+                    if path.startswith(start) and not path.endswith("/")  # a key that stands for a folder
+                }
+            except FileNotFoundError as error:
+                if _no_bucket(error):
+                    raise
+                return {}
+
+    def sizes(self) -> dict[str, int]:
+        """Bytes of all files below, by their path relative to the folder; empty where there is no folder."""
+        return {path: file.bytes for path, file in self.files().items()}
+
+    def find(self) -> tuple["Folder", dict[str, File]]:
+        """The files that the URI stands for, which may be a file's, a folder's (all below it), or a pattern as of a shell.
+
+        Returns:
+            The folder that their names are relative to, and what :meth:`files` would say of them.
+
+        Raises:
+            FileNotFoundError: there is no such file or folder; a pattern that fits nothing finds nothing.
+        """
+        with _explained(self.uri):
+            try:
+                info = self.fs.info(self.path)
+            except FileNotFoundError as error:
+                if _no_bucket(error) or not _WILD.search(self.path):
+                    raise
+                return self._fitting()
+            if info["type"] == "directory" or (self.local and self.local.is_dir()):
+                return self, self.files()
+            return Folder(self.uri.rpartition("/")[0] or "/"), {self.name: _file(info)}
 
     def read(self, name: str) -> bytes:
         with _explained(self._uri(name)):
@@ -74,8 +151,14 @@ class Folder:
             file.write(data)
 
     def create(self, name: str, data: bytes) -> bool:
-        """Write a file that must not exist yet. False, and nothing written, when somebody else was first."""
+        """Write a file that must not exist yet. False, and nothing written, when somebody else was first.
+
+        Of all who try, on any machine, one gets True, whatever they write: on S3 the PUT is conditional, and carries a
+        mark by which a winner whose answer was lost on the way knows its own file when it asks again.
+        """
         with _explained(self._uri(name), writing=True):
+            if self._s3:
+                return self._put_first(self._path(name), data)
             if self.local is None:
                 try:
                     self.fs.pipe_file(self._path(name), data, mode="create")
@@ -120,17 +203,60 @@ class Folder:
                     file.flush()
                     self.fs.put_file(file.name, self._path(name))
 
-    def reader(self, name: str) -> Any:
-        """A seekable binary file, to be closed by the caller."""
-        with _explained(self._uri(name)):
-            return self.fs.open(self._path(name), "rb")
+    @contextlib.contextmanager
+    def reader(self, name: str) -> Iterator[BinaryIO]:
+        """A seekable binary file for the length of the block. Elsewhere than on a local disk each read is a request."""
+        options = {} if self.local is not None else {"cache_type": "none"}  # Arrow knows best what it will need
+        with _explained(self._uri(name)), self.fs.open(self._path(name), "rb", **options) as file:
+            yield file
 
-    def delete(self, name: str) -> None:
-        with _explained(self._uri(name)), contextlib.suppress(FileNotFoundError):
-            self.fs.rm_file(self._path(name))
+    def delete(self, *names: str) -> None:
+        """Remove files; those that are not there are fine."""
+        with _explained(self._uri(names[0] if len(names) == 1 else "")):
+            self._remove([self._path(name) for name in names])
+
+    def move(self, name: str, target: "Folder", target_name: str) -> None:
+        """Give a file another place, over whatever is there: at once on a local disk, elsewhere by a copy on the server.
+
+        When the file is gone and the target is there, somebody else has done it.
+        """
+        with _explained(target._uri(target_name), writing=True):
+            try:
+                if self.local is not None and target.local is not None:
+                    goal = target.local / target_name
+                    goal.parent.mkdir(parents=True, exist_ok=True)
+                    (self.local / name).replace(goal)
+                elif type(self.fs) is type(target.fs):
+                    self.fs.cp_file(self._path(name), target._path(target_name))
+                    self._remove([self._path(name)])
+                else:
+                    with self.reader(name) as source, target.writer(target_name) as file:
+                        shutil.copyfileobj(source, file)
+                    self._remove([self._path(name)])
+            except FileNotFoundError:
+                if not target.exists(target_name):
+                    raise OutputError(f"{self._uri(name)}: is gone", "restore it, or start again without it") from None
+
+    def clear(self) -> None:
+        """Remove the folder with all below; it need not be there."""
+        with _explained(self.uri), contextlib.suppress(FileNotFoundError):
+            if self.local is not None:
+                shutil.rmtree(self.local)
+            elif self._s3:  # it has no folders, but may have keys that stand for them; SeaweedFS makes such itself
+                start = self.path.rstrip("/") + "/"
+                paths = [path for path in self.fs.find(self.path) if path.startswith(start)]
+                folders = {f"{start}{parent}/" for path in paths for parent in _parents(path.removeprefix(start))}
+                self._remove([*paths, *sorted(folders, reverse=True), start])
+            else:
+                self.fs.rm(self.path, recursive=True)
 
     def check_writable(self) -> None:
-        """Fail now, with nothing written, where a local folder could not be made or written to later."""
+        """Fail now, with nothing written, where the folder could not be made or written to later."""
+        if self._s3:  # an upload that is begun and dropped shows nothing, and takes the permission that writing takes
+            bucket, key, _ = self.fs.split_path(self._path("writable"))
+            with _explained(self.uri, writing=True):
+                upload = self.fs.call_s3("create_multipart_upload", Bucket=bucket, Key=key)["UploadId"]
+                self.fs.call_s3("abort_multipart_upload", Bucket=bucket, Key=key, UploadId=upload)
         if self.local is None:
             return
         nearest = next(folder for folder in (self.local, *self.local.parents) if os.path.exists(folder))
@@ -141,11 +267,97 @@ class Folder:
         if shutil.disk_usage(nearest).free == 0:
             raise OutputError(f"{self.uri}: the disk of {nearest} is full", "make room, or choose another place")
 
+    def _fitting(self) -> tuple["Folder", dict[str, File]]:
+        fixed = self.uri[: _WILD.search(self.uri).start()].rpartition("/")[0]  # type: ignore[union-attr]
+        root = Folder(fixed or "/")
+        start = root.path.rstrip("/") + "/"
+        if self.local is not None:
+            found = self.fs.glob(self.path, detail=True)
+            return root, {path.removeprefix(start): _file(info) for path, info in found.items() if os.path.isfile(path)}
+        fits = re.compile(glob_translate(self.path)).match  # the glob of fsspec would take a refusal for an empty folder
+        return root, {name: file for name, file in root.files().items() if fits(start + name)}
+
+    def _put_first(self, path: str, data: bytes) -> bool:
+        mark = uuid.uuid4().hex
+        try:
+            self.fs.pipe_file(path, data, mode="create", Metadata={"raygen-mark": mark})
+        except OSError as error:
+            if _s3_code(error) != "PreconditionFailed":
+                raise
+            with contextlib.suppress(FileNotFoundError):  # it was there a moment ago, and not by us
+                return bool(self.fs.metadata(path).get("raygen-mark") == mark)
+            return False
+        return True
+
+    def _remove(self, paths: Sequence[str]) -> None:
+        if not self._s3 or len(paths) == 1:
+            for path in paths:
+                with contextlib.suppress(FileNotFoundError):
+                    self.fs.rm_file(path)
+            return
+        bucket = self.fs.split_path(self.path)[0]
+        for start in range(0, len(paths), 1000):  # the most that one request may name
+            keys = [{"Key": self.fs.split_path(path)[1]} for path in paths[start : start + 1000]]
+            answer = self.fs.call_s3("delete_objects", Bucket=bucket, Delete={"Objects": keys, "Quiet": True})
+            if errors := answer.get("Errors"):  # in an answer that is a 200
+                kind = PermissionError if errors[0].get("Code") == "AccessDenied" else OSError
+                raise kind(f"{errors[0]['Key']} cannot be deleted: {errors[0].get('Message')}")
+
     def _path(self, name: str) -> str:
         return f"{self.path}/{name}" if name else self.path
 
     def _uri(self, name: str) -> str:
         return f"{self.uri}/{name}" if name else self.uri
+
+
+def _options(uri: str) -> dict[str, Any]:
+    """How to open a file system: on S3 with bounded time-outs, and without a cache that would show what was there before."""
+    if not uri.startswith(("s3://", "s3a://")):
+        return {}
+    import s3fs.core
+
+    s3fs.core.set_custom_error_handler(_worth_repeating)
+    given = {**fsspec.config.conf.get("s3", {}), **fsspec.config.conf.get("s3a", {})}
+    return {"use_listings_cache": False, "config_kwargs": {**S3_CONFIG, **given.get("config_kwargs", {})}}
+
+
+def _worth_repeating(error: Exception) -> bool:
+    """What s3fs should try again beside what it does by itself: a server that is away or fails, a connection that breaks."""
+    import aiohttp
+    import botocore.exceptions
+
+    known = error if error.__cause__ is None else error.__cause__
+    if getattr(known, "raygen_seen", False):  # s3fs asks again about the last one, around the repeats that have just failed
+        return False
+    known.raygen_seen = True  # type: ignore[attr-defined]
+    if isinstance(error, (botocore.exceptions.ConnectionError, aiohttp.ClientError, ConnectionError)):
+        return True
+    response = getattr(error, "response", None) or {}
+    status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    return status >= 500 or status == 429 or _s3_code(error) in S3_BUSY
+
+
+def _parents(path: str) -> Iterator[str]:
+    while "/" in path:
+        path = path.rpartition("/")[0]
+        yield path
+
+
+def _file(info: dict[str, Any]) -> File:
+    return File(info["size"], str(info.get("ETag") or info.get("mtime")))
+
+
+def _walk(folder: str, start: str) -> Iterator[tuple[str, File]]:
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir():
+                yield from _walk(entry.path, f"{start}{entry.name}/")
+                continue
+            try:
+                stat = entry.stat()
+            except FileNotFoundError:  # removed meanwhile
+                continue
+            yield start + entry.name, File(stat.st_size, str(stat.st_mtime))
 
 
 @contextlib.contextmanager
@@ -163,22 +375,51 @@ def _temporary(target: Path) -> Iterator[Path]:
 def _explained(uri: str, writing: bool = False) -> Iterator[None]:
     """Turn what a storage says into one line that names the URI. A file that cannot be read because it is missing stays a
     FileNotFoundError."""
+    s3 = uri.startswith(("s3://", "s3a://"))
     try:
         yield
     except FileNotFoundError as error:
+        if _no_bucket(error):
+            bucket = uri.split("/")[2]
+            raise OutputError(
+                f"{uri}: there is no bucket {bucket!r}", "make it, or check its name and AWS_ENDPOINT_URL"
+            ) from error
         if not writing:
             raise
         raise OutputError(f"{uri}: cannot be made ({_reason(error)})", "choose another place") from error
     except PermissionError as error:
-        raise OutputError(f"{uri}: no permission ({_reason(error)})", "choose another place, or allow it") from error
+        hint = "choose another place, or allow it"
+        if s3:
+            hint = "check the credentials (AWS_PROFILE, AWS_ACCESS_KEY_ID, …) and what they may do"
+        raise OutputError(f"{uri}: no permission ({_reason(error)})", hint) from error
     except NotADirectoryError as error:
         raise OutputError(f"{uri}: a part of this path is a file", "choose another place") from error
-    except OSError as error:
-        raise OutputError(f"{uri}: {_reason(error)}", "mend that, then run the same command again") from error
     except Exception as error:
-        if type(error).__module__.partition(".")[0] not in ("botocore", "aiobotocore"):  # not installed without raygen[s3]
+        if (advice := _hint(error)) is None:
             raise
-        raise OutputError(f"{uri}: {_reason(error)}", "check the S3 endpoint and credentials") from error
+        raise OutputError(f"{uri}: {_reason(error)}", advice) from error
+
+
+def _hint(error: Exception) -> str | None:
+    """What to do about what a storage says; None where it was not the storage."""
+    library = type(error).__module__.partition(".")[0]
+    if library in ("botocore", "aiobotocore", "aiohttp") or str(error).startswith("Invalid endpoint: "):
+        if type(error).__name__ in ("NoCredentialsError", "PartialCredentialsError", "ProfileNotFound"):
+            return "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
+        return "check AWS_ENDPOINT_URL and that the server is up, then run the same command again"
+    return "mend that, then run the same command again" if isinstance(error, OSError) else None
+
+
+def _s3_code(error: BaseException) -> str:
+    """What S3 calls an error, where it is one of S3's; s3fs keeps its answer as the cause."""
+    for found in (error, error.__cause__):
+        if response := getattr(found, "response", None):
+            return str(response.get("Error", {}).get("Code", ""))
+    return ""
+
+
+def _no_bucket(error: BaseException) -> bool:
+    return _s3_code(error) == "NoSuchBucket" or getattr(error.__cause__, "operation_name", "") == "HeadBucket"
 
 
 def _reason(error: Exception) -> str:

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +19,10 @@ from raygen.datasets.storage import Folder
 from raygen.errors import DataError, RaygenError
 from raygen.spec import DatasetSpec
 
+SHOWN = 8
+"""Columns that an error about a schema names at most."""
+PAGES = 1 << 20
+"""Bytes of a column's pages that are read at a time where rows are streamed."""
 ROW = "_row"
 """The column that carries a row's address."""
 
@@ -69,36 +73,23 @@ def open_source(spec: DatasetSpec, storage: Folder) -> Source:
 
 def scan(path: str, storage: Folder) -> Source:
     """The source at a path (file, folder, glob, URI, or ``sample:NAME``), whatever its columns are."""
-    uri = samples.materialize(path, storage / "samples") if path.startswith(samples.PREFIX) else path
-    place = Folder(uri)
-    fs = place.fs
+    sample = path.startswith(samples.PREFIX)  # the same wherever and whenever it was written
+    place = Folder(samples.materialize(path, storage / "samples") if sample else path)
     try:
-        if any(character in place.path for character in "*?[") and not fs.exists(place.path):
-            found = sorted(fs.glob(place.path))
-            root = place.path.split("*")[0].split("?")[0].split("[")[0].rpartition("/")[0]
-        elif fs.isfile(place.path):
-            found, root = [place.path], place.path.rpartition("/")[0]
-        elif fs.isdir(place.path):
-            root = place.path
-            found = sorted(file for file in fs.find(place.path) if _is_data(file.removeprefix(root)))
-        else:
-            raise DataError(f"{path}: there is no such file or folder", "check dataset.path")
-    except OSError as error:
-        raise DataError(f"{path}: cannot be listed ({error})", "check dataset.path and its permissions") from None
-    if not found:
+        folder, found = place.find()
+    except FileNotFoundError:
+        raise DataError(f"{path}: there is no such file or folder", "check dataset.path") from None
+    names = sorted(found if folder is not place else filter(_is_data, found))
+    if not names:
         raise DataError(f"{path}: there is no Parquet file", "the names of Parquet files end in .parquet")
-    files = tuple(fs.unstrip_protocol(file) if place.local is None else str(file) for file in found)
+    root = (folder.uri if folder.local is None else str(folder.local)).rstrip("/")
+    files = tuple(f"{root}/{name}" for name in names)
     with ThreadPoolExecutor(16) as threads:
-        footers = list(threads.map(_footer, files))
+        footers = list(threads.map(lambda name, file: _footer(folder, name, file), names, files))
     arrow = schema.with_known_types(footers[0].schema.to_arrow_schema)
-    root = root if place.local is not None else fs.unstrip_protocol(root)
     for file, footer in zip(files, footers, strict=True):
         _same_columns(files[0], arrow, file, footer.schema.to_arrow_schema())
-    sample = path.startswith(samples.PREFIX)  # the same wherever and whenever it was written
-    identity = [
-        (file.removeprefix(root), info["size"], path if sample else str(info.get("ETag") or info.get("mtime")))
-        for file, info in zip(files, map(fs.info, found), strict=True)
-    ]
+    identity = [(f"/{name}", found[name].bytes, path if sample else found[name].version) for name in names]
     fingerprint = hashlib.sha256(json.dumps(identity).encode()).hexdigest()
     return Source(root, files, arrow, tuple(_fragments(files, footers)), fingerprint)
 
@@ -131,13 +122,13 @@ def holdout_mask(name: str, rows: np.ndarray, share: float) -> np.ndarray:
 def fit(source: Source, spec: DatasetSpec) -> Codec:
     """Fit the codec in one pass over the category columns."""
     names = [name for name, field in spec.fields.items() if field.kind == "category"]
-    everywhere: dict[str, set[columns.Value]] = {name: set() for name in names}
+    everywhere: dict[str, Counter[columns.Value]] = {name: Counter() for name in names}
     training: dict[str, Counter[columns.Value]] = {name: Counter() for name in names}
     if names:
         for row in _pass(source, _Count(source.root, names, spec.holdout)):
-            for name, pairs in json.loads(row["counts"]).items():
-                everywhere[name].update(value for value, _ in pairs)
-                training[name].update({value: n for value, n in pairs if n})
+            for name, found in json.loads(row["counts"]).items():
+                everywhere[name].update({value: n for value, n, _ in found})
+                training[name].update({value: n for value, _, n in found if n})
     categories = {name: columns.fit(everywhere[name], training[name]) for name in names}
     for name, category in categories.items():
         if len(category.values) > schema.MAX_CATEGORIES:
@@ -203,7 +194,7 @@ class _Count:
             for name in self.names:
                 column = table[name].combine_chunks()
                 of_training = columns.count(column.filter(pa.array(train)))
-                counts[name] = [(value, of_training[value]) for value in columns.count(column)]
+                counts[name] = [(value, n, of_training[value]) for value, n in columns.count(column).items()]
             lines.append(json.dumps(counts))
         return {"counts": lines}
 
@@ -251,14 +242,9 @@ def _is_data(name: str) -> bool:
     return name.endswith((".parquet", ".pq")) and not any(part.startswith(("_", ".")) for part in name.split("/"))
 
 
-def _footer(file: str) -> pq.FileMetaData:
-    place = Folder(file)
-    try:
-        with place.reader("") as handle:
-            return pq.read_metadata(handle)
-    except (pa.ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise DataError(f"{file}: is not a readable Parquet file ({reason})", "write it again, or remove it") from None
+def _footer(folder: Folder, name: str, file: str) -> pq.FileMetaData:
+    with _opened(folder, name, f"{file}: is not a readable Parquet file") as handle:
+        return pq.read_metadata(handle)
 
 
 def _fragments(files: Sequence[str], footers: Sequence[pq.FileMetaData]) -> Iterator[Fragment]:
@@ -273,23 +259,84 @@ def _fragments(files: Sequence[str], footers: Sequence[pq.FileMetaData]) -> Iter
 
 
 def _read(fragment: Fragment, names: list[str] | None) -> pa.Table:
-    place = Folder(fragment.file)
+    what = f"{fragment.file}, row group {fragment.row_group}: cannot be read"
+    with _opened(Folder(fragment.file), "", what) as handle:
+        parquet = pq.ParquetFile(handle, pre_buffer=True, page_checksum_verification=True)
+        return parquet.read_row_group(fragment.row_group, columns=names)
+
+
+def read_rows(file: str, row_groups: range, skip: int, rows: int, batch_rows: int) -> Iterator[pa.Table]:
+    """Rows [skip, skip + rows) of some consecutive row groups of a file, with all columns.
+
+    Memory does not grow with row groups: it holds a piece of the pages of each column, and a table or two.
+
+    Yields:
+        Tables of ``batch_rows`` rows; the last one may have fewer.
+
+    Raises:
+        DataError: the row groups cannot be read, or have not got these rows.
+    """
+    first, last = row_groups[0], row_groups[-1]
+    what = f"{file}, row group {first}" if first == last else f"{file}, row groups {first} to {last}"
+    with _opened(Folder(file), "", f"{what}: cannot be read") as handle:
+        parquet = pq.ParquetFile(handle, buffer_size=PAGES, pre_buffer=False, page_checksum_verification=True)
+        there = sum(parquet.metadata.row_group(index).num_rows for index in row_groups)
+        if there < skip + rows:
+            raise DataError(f"{what}: has {there} rows, not {skip + rows}", "do not change a dataset while it is read")
+        batches = parquet.iter_batches(batch_rows, row_groups=list(row_groups))
+        yield from _tables(batches, skip, rows, batch_rows)
+
+
+def _tables(batches: Iterator[pa.RecordBatch], skip: int, rows: int, size: int) -> Iterator[pa.Table]:
+    """Cut batches, whose ends are those of pages and row groups, into tables of one size."""
+    kept: list[pa.RecordBatch] = []
+    while rows:
+        batch = next(batches)
+        skip, batch = max(skip - len(batch), 0), batch.slice(skip)
+        while rows and len(batch):
+            wanted = min(size, rows)
+            piece = batch.slice(0, wanted - sum(map(len, kept)))
+            batch = batch.slice(len(piece))
+            kept.append(piece)
+            if sum(map(len, kept)) == wanted:
+                yield pa.Table.from_batches(kept)
+                kept, rows = [], rows - wanted
+
+
+@contextlib.contextmanager
+def _opened(folder: Folder, name: str, what: str) -> Iterator[BinaryIO]:
+    """A file for the length of the block. What Arrow says of its content there is a DataError; what the storage says has
+    become an OutputError already."""
     try:
-        with place.reader("") as handle:
-            return pq.ParquetFile(handle).read_row_group(fragment.row_group, columns=names)
-    except (pa.ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise DataError(
-            f"{fragment.file}, row group {fragment.row_group}: cannot be read ({reason})",
-            "write the file again, or remove it",
-        ) from None
+        with folder.reader(name) as handle:
+            try:
+                yield handle
+            except (pa.ArrowException, OSError) as error:
+                if isinstance(error, OSError) and (type(error) is not OSError or error.errno is not None):
+                    raise  # the storage: Arrow's have no number
+                reason = next(iter(str(error).splitlines()), type(error).__name__)
+                raise DataError(f"{what} ({reason})", "write the file again, or remove it") from None
+    except FileNotFoundError:
+        raise DataError(f"{what} (it is gone)", "do not change a dataset while it is read") from None
 
 
 def _same_columns(first: str, expected: pa.Schema, file: str, found: pa.Schema) -> None:
     if found.equals(expected):
         return
-    difference = sorted(set(map(str, expected)) ^ set(map(str, found)))
+    here, there = (list(map(_column, arrow)) for arrow in (found, expected))
+    unlike = set(here) ^ set(there)
     raise DataError(
-        f"{file}: its columns differ from those of {first} ({'; '.join(difference) or 'their order'})",
-        "give one schema to all files of the dataset",
+        f"{file}: its columns ({_listed(here, unlike)}) differ from those of {first} ({_listed(there, unlike)})",
+        "give one schema to all files of the dataset, with the columns in one order",
     )
+
+
+def _column(field: pa.Field) -> str:
+    return f"{field.name}: {field.type}{'' if field.nullable else ' not null'}"
+
+
+def _listed(lines: list[str], unlike: set[str]) -> str:
+    """All of a few columns, else those that are unlike and some more."""
+    chosen = sorted(range(len(lines)), key=lambda index: lines[index] not in unlike)[:SHOWN]
+    more = [] if len(lines) <= SHOWN else [f"… of {len(lines)}"]
+    return ", ".join([lines[index] for index in sorted(chosen)] + more)

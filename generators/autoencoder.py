@@ -46,7 +46,9 @@ class Autoencoder(Family):
         self.density = Density(max(1, self.classes), spec.latent).to(self.device)
 
     def sampler(self) -> Sampler:
-        return DensitySampler(self._network().decoder, self.density)
+        network = local(self.networks["autoencoder"])
+        assert isinstance(network, Deterministic)
+        return DensitySampler(network.encoder, network.decoder, self.density)
 
     def step(self, images: Tensor, classes: Tensor | None) -> dict[str, Tensor]:
         reconstructed, latent = self.networks["autoencoder"](images, classes)
@@ -57,29 +59,24 @@ class Autoencoder(Family):
 
     @torch.no_grad()
     def finish(self, batches: Iterable[tuple[Tensor, Tensor | None]]) -> None:
-        """Fit the density on the latents of all workers' rows: its moments are sums, so workers add theirs up."""
+        """Fit the density on the averaged encoder's latents of all workers' rows: its moments are sums, so workers add
+        theirs up."""
+        assert isinstance(self.average, DensitySampler)
         latent, components = self.spec.latent, max(1, self.classes)
         count = torch.zeros(components, dtype=torch.float64, device=self.device)
         total = torch.zeros(components, latent, dtype=torch.float64, device=self.device)
         square = torch.zeros(components, latent, latent, dtype=torch.float64, device=self.device)
-        encoder = self._network().encoder.eval()
+        encoder = self.average.encoder.eval()
         for images, classes in batches:
             z = encoder(images, classes).double()
-            component = torch.zeros(len(z), dtype=torch.int64, device=z.device) if classes is None else classes
+            component = _component(z, classes)
             count.index_add_(0, component, torch.ones_like(z[:, 0]))
             total.index_add_(0, component, z)
             square.index_add_(0, component, z[:, :, None] * z[:, None, :])
-        encoder.train()
         if dist.is_available() and dist.is_initialized():
             for moment in (count, total, square):
                 dist.all_reduce(moment)
-        assert isinstance(self.average, DensitySampler)
         self.average.density.fit(count, total, square)
-
-    def _network(self) -> Deterministic:
-        network = local(self.networks["autoencoder"])
-        assert isinstance(network, Deterministic)
-        return network
 
 
 class Density(nn.Module):
@@ -105,18 +102,37 @@ class Density(nn.Module):
         self.scale.copy_(torch.linalg.cholesky(covariance))
 
     def forward(self, noise: Tensor, classes: Tensor | None) -> Tensor:
-        component = torch.zeros(len(noise), dtype=torch.int64, device=noise.device) if classes is None else classes
+        """Draws, ``(n, d)``, from standard normal noise ``(n, d)``."""
+        return self.mean[_component(noise, classes)] + self.deviation(noise, classes)
+
+    def deviation(self, noise: Tensor, classes: Tensor | None) -> Tensor:
+        """How far from the mean of their component draws are, ``(n, d)``: its standard deviation in every direction."""
         # A sum of products, not a batched matrix product: its bits do not depend on what else is in the batch.
-        return self.mean[component] + (self.scale[component] * noise[:, None, :]).sum(2)
+        return (self.scale[_component(noise, classes)] * noise[:, None, :]).sum(2)
+
+
+def _component(rows: Tensor, classes: Tensor | None) -> Tensor:
+    """Of the density, for each row: its class, or the only one there is."""
+    return torch.zeros(len(rows), dtype=torch.int64, device=rows.device) if classes is None else classes
 
 
 class DensitySampler(Sampler):
-    """Noise → a draw of the density → the decoder."""
+    """Noise → a draw of the density → the decoder.
 
-    def __init__(self, decoder: nn.Module, density: Density) -> None:
+    A variant is decoded from the latent of its row, moved by ``strength`` standard deviations of the density.
+    """
+
+    def __init__(self, encoder: nn.Module, decoder: nn.Module, density: Density) -> None:
         super().__init__()
-        self.decoder, self.density = decoder, density
+        self.encoder, self.decoder, self.density = encoder, decoder, density
         self.noise = density.mean.shape[1]
 
     def forward(self, noise: Tensor, classes: Tensor | None) -> Tensor:
-        return torch.tanh(self.decoder(self.density(noise, classes), classes))
+        return self._decode(self.density(noise, classes), classes)
+
+    def vary(self, images: Tensor, noise: Tensor, classes: Tensor | None, strength: float) -> Tensor:
+        latent = self.encoder(images, classes) + strength * self.density.deviation(noise, classes)
+        return self._decode(latent, classes)
+
+    def _decode(self, latent: Tensor, classes: Tensor | None) -> Tensor:
+        return torch.tanh(self.decoder(latent, classes))

@@ -3,7 +3,7 @@
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.distributed as dist
@@ -11,14 +11,17 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from raygen.generators.networks import Shape
-from raygen.spec import FamilySpec
+from raygen.spec import FamilySpec, LearnedSpec
+
+STRENGTH = 0.5
+"""How far a variant goes from its row where nothing else is asked for."""
 
 
 class Sampler(nn.Module, ABC):
-    """The networks of a generator that make rows.
+    """The networks of a generator that make rows, and variants of rows.
 
     Attributes:
-        noise: how many standard normal numbers a row is made from.
+        noise: how many standard normal numbers a row, or a variant of one, is made from.
     """
 
     noise: int
@@ -30,6 +33,20 @@ class Sampler(nn.Module, ABC):
         In evaluation mode a row depends on its own noise and class only.
         """
 
+    def vary(self, images: Tensor, noise: Tensor, classes: Tensor | None, strength: float) -> Tensor:
+        """Variants of rows, by default fresh rows of their classes: what a generator can do that does not look at them.
+
+        Args:
+            images: the rows, in [-1, 1], ``(n, channels, height, width)``.
+            noise: standard normal, ``(n, noise)``.
+            classes: int64 ``(n,)``, or None.
+            strength: how far to go, for families that encode: in standard deviations of their latent space.
+
+        Returns:
+            Images as ``forward`` makes them. In evaluation mode one depends on its own row, noise and class only.
+        """
+        return self(noise, classes)  # type: ignore[no-any-return]
+
 
 class Family(ABC):
     """How a kind of generator learns: its networks, losses and optimizers. The train loop knows no family by name.
@@ -39,7 +56,14 @@ class Family(ABC):
         shape: channels, height and width of the images.
         classes: how many the condition has; 0 without a condition.
         device: where the networks live.
+
+    Attributes:
+        learns: whether there is anything to learn; without, ``step`` is never called.
+        engine: the package beside raygen's own whose version decides what it makes, where there is one.
     """
+
+    learns: ClassVar[bool] = True
+    engine: ClassVar[str | None] = None
 
     def __init__(self, spec: FamilySpec, shape: Shape, classes: int, device: torch.device) -> None:
         self.spec, self.shape, self.classes, self.device = spec, shape, classes, device
@@ -76,7 +100,7 @@ class Family(ABC):
     def synchronize(self) -> None:
         """Take rank 0's buffers, such as the running statistics of batch normalization, of which each worker has its own."""
         if dist.is_available() and dist.is_initialized():
-            for network in self.networks.values():
+            for network in (*self.networks.values(), self.average):
                 for buffer in local(network).buffers():
                     dist.broadcast(buffer, 0)
 
@@ -92,6 +116,7 @@ class Family(ABC):
 
     def average_weights(self) -> None:
         """Move the exponential moving average of the sampler, which is what gets exported, towards its weights."""
+        assert isinstance(self.spec, LearnedSpec)
         self.steps += 1
         decay = min(self.spec.ema, self.steps / (self.steps + 10))  # short runs are not an average with their first weights
         with torch.no_grad():

@@ -4,10 +4,11 @@ from raygen.errors import RaygenError
 from raygen.generators.autoencoder import Autoencoder
 from raygen.generators.base import Family
 from raygen.generators.gan import Gan
+from raygen.generators.transforms import Transforms
 from raygen.generators.vae import Vae
 from raygen.spec import did_you_mean
 
-FAMILIES: dict[str, type[Family]] = {"gan": Gan, "vae": Vae, "autoencoder": Autoencoder}
+FAMILIES: dict[str, type[Family]] = {"gan": Gan, "vae": Vae, "autoencoder": Autoencoder, "transforms": Transforms}
 
 
 def family(name: str) -> type[Family]:

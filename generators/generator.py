@@ -2,9 +2,10 @@
 
 import importlib.metadata
 import platform
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -18,7 +19,7 @@ from raygen.datasets.columns import Value
 from raygen.datasets.storage import Folder
 from raygen.errors import OutputError, RaygenError
 from raygen.generators import artifact, noise
-from raygen.generators.base import Sampler
+from raygen.generators.base import STRENGTH, Sampler
 from raygen.generators.families import family
 from raygen.spec import GeneratorSpec
 
@@ -79,7 +80,7 @@ class Generator:
             "format": artifact.FORMAT,
             "digest": self.digest,
             "identity": self.identity,
-            "lineage": {**self.lineage, "versions": versions()},
+            "lineage": {**self.lineage, "versions": versions(self.spec)},
         }
         artifact.write(folder, document, self.sampler.state_dict(), self._card())
 
@@ -117,18 +118,7 @@ class Generator:
 
     def tensors(self, rows: range, seed: int, classes: np.ndarray | None) -> Batch:
         """The same before decoding: images uint8 ``(n, channels, height, width)``, and the classes ``(n,)``."""
-        name, size = self.codec.image
-        images = np.empty((len(rows), size.channels, size.height, size.width), np.uint8)
-        for tile, wanted in _tiles(rows, self.tile):
-            given = None
-            if classes is not None:
-                given = np.zeros(self.tile, np.int64)
-                given[wanted.start - tile.start : wanted.stop - tile.start] = classes[
-                    wanted.start - rows.start : wanted.stop - rows.start
-                ]
-            made = self._tile(tile, seed, given)[wanted.start - tile.start : wanted.stop - tile.start]
-            images[wanted.start - rows.start : wanted.stop - rows.start] = made
-        batch: Batch = {name: images}
+        batch: Batch = {self.codec.image[0]: self._tiled(rows, seed, "latent", classes)}
         if classes is not None:
             assert self.spec.condition is not None
             batch[self.spec.condition] = np.asarray(classes, np.int64)
@@ -166,21 +156,93 @@ class Generator:
         index = {key: self.codec.class_index(name, key[1]) for key in index}
         return np.array([index[type(value), value] for value in values], np.int64)
 
+    def variants(
+        self,
+        images: np.ndarray,
+        rows: range,
+        seed: int,
+        classes: np.ndarray | None,
+        variant: int,
+        strength: float = STRENGTH,
+    ) -> np.ndarray:
+        """Variants of rows, by the means of the family: a neighbour in its latent space, or a fresh row of the same class.
+
+        A variant depends on its own row, class, number and seed, and on nothing else that is asked for with it, bit for bit
+        on one device type and library version.
+
+        Args:
+            images: the rows, uint8 ``(n, channels, height, width)``.
+            rows: their numbers in their source, ``n`` consecutive ones.
+            seed: of the dataset, 0 or more.
+            classes: their class indices, int64 ``(n,)``; None where the generator has no condition.
+            variant: which variant of each row.
+            strength: how far from the row, for families that encode: in standard deviations of their latent space.
+
+        Returns:
+            uint8, like ``images``.
+        """
+        assert images.dtype == np.uint8
+        assert len(images) == len(rows)
+        assert (classes is None) == (self.spec.condition is None)
+        if classes is not None:
+            assert len(classes) == len(rows)
+            assert classes.min(initial=0) >= 0
+        return self._tiled(rows, seed, f"variant {variant}", classes, images, strength)
+
+    def _tiled(
+        self,
+        rows: range,
+        seed: int,
+        purpose: str,
+        classes: np.ndarray | None,
+        images: np.ndarray | None = None,
+        strength: float = STRENGTH,
+    ) -> np.ndarray:
+        """Rows, or variants of images, by whole tiles at multiples of the tile's size."""
+        _, size = self.codec.image
+        out = np.empty((len(rows), size.channels, size.height, size.width), np.uint8)
+        for start in range(rows.start - rows.start % self.tile, rows.stop, self.tile):
+            first, last = max(start, rows.start), min(start + self.tile, rows.stop)
+            asked, slots = slice(first - rows.start, last - rows.start), slice(first - start, last - start)
+            normals = noise.normals(seed, purpose, range(start, start + self.tile), self.sampler.noise)
+            given, shown = (None if part is None else self._padded(part[asked], slots) for part in (classes, images))
+            out[asked] = self._tile(normals, given, shown, strength)[slots]
+        return out
+
+    def _padded(self, part: np.ndarray, slots: slice) -> np.ndarray:
+        """A whole tile with the part in its slots."""
+        tile = np.zeros((self.tile, *part.shape[1:]), part.dtype)
+        tile[slots] = part
+        return tile
+
     @torch.inference_mode()
-    def _tile(self, rows: range, seed: int, classes: np.ndarray | None) -> np.ndarray:
-        device = next(self.sampler.buffers(), next(self.sampler.parameters())).device
-        normals = torch.from_numpy(noise.normals(seed, "latent", rows, self.sampler.noise)).to(device)
+    def _tile(
+        self, normals: np.ndarray, classes: np.ndarray | None, images: np.ndarray | None, strength: float
+    ) -> np.ndarray:
+        device = next(chain(self.sampler.parameters(), self.sampler.buffers())).device
+        z = torch.from_numpy(normals).to(device)
         given = None if classes is None else torch.from_numpy(classes).to(device)
         # On GPUs: no algorithm chosen by its speed of today, none that adds up in any order, and whole float32.
         with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
-            images = self.sampler(normals, given).float()
-        pixels: np.ndarray = ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).cpu().numpy()
+            if images is None:
+                made = self.sampler(z, given)
+            else:
+                made = self.sampler.vary(torch.from_numpy(images).to(device).float().div(127.5).sub(1), z, given, strength)
+        pixels: np.ndarray = ((made.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).cpu().numpy()
         return pixels
 
     def _card(self) -> str:
         name, size = self.codec.image
+        column = f"the column `{name}` ({size.channels} channel{'s' if size.channels > 1 else ''})"
         condition = self.spec.condition
-        values = f", asked for by `{condition}`" if condition else ""
+        if family(self.spec.family).learns:
+            asked = f", asked for by `{condition}`" if condition else ""
+            makes = f"Makes {column}{asked}.\nEvery row is a pure function of "
+            example = "table = generator.sample(range(0, 100), seed=7)"
+        else:
+            makes = f"Makes variants of rows of {column}; nothing was learnt.\nEvery one is a pure function of its row, "
+            classes = "classes" if condition else "None"
+            example = f"images = generator.variants(images, range(len(images)), 7, {classes}, variant=1)"
         metrics = "\n".join(f"- {key}: {value:.4g}" for key, value in self.lineage.get("metrics", {}).items())
         return f"""---
 library_name: raygen
@@ -188,17 +250,16 @@ tags: [synthetic-data, {self.spec.family}]
 ---
 # A {self.spec.family} of {size.height} × {size.width} images
 
-Makes the column `{name}` ({size.channels} channel{"s" if size.channels > 1 else ""}){values}.
-Every row is a pure function of this generator, a seed and the row's number.
+{makes}this generator, a seed and the row's number.
 
 ```python
 import raygen
 generator = raygen.Generator.load("<this folder>")
-table = generator.sample(range(0, 100), seed=7)
+{example}
 ```
 
-Digest `{self.digest}`, trained on data with fingerprint `{self.lineage.get("data", "unknown")}`
-({self.lineage.get("rows", "?")} rows). Synthetic rows can resemble training rows: look at the report before you share them.
+Digest `{self.digest}`, made for data with fingerprint `{self.lineage.get("data", "unknown")}`
+({self.lineage.get("rows", "?")} rows). Synthetic rows can resemble real ones: look at the report before you share them.
 
 Last training metrics:
 
@@ -217,13 +278,9 @@ def default_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def versions() -> dict[str, str]:
-    """Of what decides the bits of a row."""
-    packages = ("raygen", "torch", "numpy", "pillow", "pyarrow")
+def versions(spec: GeneratorSpec | None = None) -> dict[str, str]:
+    """Of what decides the bits of a row, of this spec's family where it is given."""
+    packages = ["raygen", "torch", "numpy", "pillow", "pyarrow"]
+    if spec is not None and (engine := family(spec.family).engine):
+        packages.append(engine)
     return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in packages}
-
-
-def _tiles(rows: range, size: int) -> Iterator[tuple[range, range]]:
-    """The tiles that cover a range, aligned to multiples of the size, and what of each is wanted."""
-    for start in range(rows.start - rows.start % size, rows.stop, size):
-        yield range(start, start + size), range(max(start, rows.start), min(start + size, rows.stop))

@@ -43,7 +43,7 @@ class Vae(Family):
     def sampler(self) -> Sampler:
         network = local(self.networks["autoencoder"])
         assert isinstance(network, Variational)
-        return MeanSampler(network.decoder, self.spec.latent)
+        return MeanSampler(network.encoder, network.decoder, self.spec.latent)
 
     def step(self, images: Tensor, classes: Tensor | None) -> dict[str, Tensor]:
         logits, mean, log_variance = (part.float() for part in self.networks["autoencoder"](images, classes))
@@ -60,11 +60,18 @@ class Vae(Family):
 
 
 class MeanSampler(Sampler):
-    """Noise is the latent; a row is the mean of the decoder's Bernoulli pixels, scaled to [-1, 1]."""
+    """Noise is the latent; a row is the mean of the decoder's Bernoulli pixels, scaled to [-1, 1].
 
-    def __init__(self, decoder: nn.Module, latent: int) -> None:
+    A variant is decoded from the mean of q(z|x) and noise around it; strength 1 is as wide as the prior.
+    """
+
+    def __init__(self, encoder: nn.Module, decoder: nn.Module, latent: int) -> None:
         super().__init__()
-        self.decoder, self.noise = decoder, latent
+        self.encoder, self.decoder, self.noise = encoder, decoder, latent
 
     def forward(self, noise: Tensor, classes: Tensor | None) -> Tensor:
         return torch.sigmoid(self.decoder(noise, classes)) * 2 - 1
+
+    def vary(self, images: Tensor, noise: Tensor, classes: Tensor | None, strength: float) -> Tensor:
+        mean, _ = self.encoder(images, classes).chunk(2, dim=1)
+        return self(mean + strength * noise, classes)  # type: ignore[no-any-return]

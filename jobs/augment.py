@@ -1,37 +1,84 @@
 """``augment``: write a dataset of generated rows with Ray Data, exactly once.
 
-The plan says what every shard holds; actors make the shards that have no receipt yet; the manifest commits them. Nothing
-depends on how many actors there are, on their order, or on how often a shard is made.
+The plan says what every shard holds; workers make the shards that have no receipt yet; the manifest commits them. Nothing
+depends on how many workers there are, on their order, or on how often a shard is made.
 """
 
+import functools
+import json
 import math
+import time
+from collections import Counter
 from collections.abc import Iterator
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 
-from raygen.datasets import stream
-from raygen.datasets.commit import MADE_BY, Output, chunks
-from raygen.datasets.schema import features_metadata
+from raygen.datasets import samples, stream
+from raygen.datasets.commit import PLAN, Output, differing
 from raygen.datasets.storage import Folder
 from raygen.errors import OutputError, RaygenError
+from raygen.generators.base import STRENGTH
 from raygen.generators.generator import Generator, versions
 from raygen.jobs import evaluate, progress
-from raygen.jobs.plan import Plan, balanced, proportional
+from raygen.jobs.plan import Plan, Shard, plan
 from raygen.jobs.project import Project
+from raygen.jobs.shards import Maker
+from raygen.spec import AugmentSpec, FormatSpec
 
-ROWS_AT_ONCE = 1024
+MOST_BLOCKS = 2000  # of shards that Ray Data hands out: with more it would be busy with them
 
 
-def plan(project: Project, generator: Generator) -> Plan:
-    """The plan of what the spec asks of a generator: as many rows of each class as of any other with ``balance``, else in
-    the proportions of the training data; exactly, either way."""
+class Work(NamedTuple):
+    """What a worker has to know to make shards; small, so that an actor can be started again with it."""
+
+    artifact: str
+    plan: Plan
+    seed: int
+    strength: float
+    format: FormatSpec
+    output: str
+
+    def maker(self, device: str | None = None) -> Maker:
+        generator = Generator.load(self.artifact, device)
+        return Maker(generator, self.plan, self.seed, self.strength, self.format)
+
+
+def work(asked: AugmentSpec, planned: Plan, artifact: Folder, output: Output) -> Work:
+    """What a worker has to know; a split comes with its shard."""
+    small = replace(planned, of=planned.of and replace(planned.of, splits=()))
+    strength = STRENGTH if asked.strength is None else asked.strength
+    return Work(artifact.uri, small, asked.seed, strength, asked.format, output.folder.uri)
+
+
+def of_project(project: Project, generator: Generator) -> Plan:
+    """The plan of what the spec asks of its generator."""
     asked = project.augment
-    if generator.spec.condition is None:
-        return Plan(asked.rows, asked.seed, asked.shard_rows, None)
-    training = generator.codec.categories[generator.spec.condition].counts
-    counts = (balanced if asked.balance else proportional)(asked.rows, training)
-    return Plan(asked.rows, asked.seed, asked.shard_rows, counts)
+    return plan(asked, generator, project.real if asked.variants or asked.include_real else None)
+
+
+def document(project: Project, generator: Generator, planned: Plan) -> dict[str, Any]:
+    """What identifies the dataset that the spec asks for (two jobs with the same may write to the same output), and where
+    what it is made from lies."""
+    return {
+        "generator": generator.digest,
+        "train": project.run.name,
+        "augment": project.asked,
+        "condition": generator.spec.condition,
+        "shards": planned.shards,
+        "rows": planned.rows,
+        "counts": None if planned.new is None or planned.new.counts is None else list(planned.new.counts),
+        "data": None if planned.of is None else project.real.fingerprint,
+        "artifact": project.trained().uri,
+        "source": None if planned.of is None else _place(project.augment.source or project.spec.dataset.path),
+    }
+
+
+def _place(path: str) -> str:
+    """Where a source lies, for whoever asks from another folder."""
+    return path if path.startswith(samples.PREFIX) else Folder(path).uri
 
 
 def augment(project: Project) -> dict[str, Any]:
@@ -47,32 +94,43 @@ def augment(project: Project) -> dict[str, Any]:
     artifact = project.trained()
     _check_gate(project)
     generator = Generator.load(artifact.uri, device="cpu")
-    planned = plan(project, generator)
-    document = project.claim_document(generator.digest, planned)
+    planned = of_project(project, generator)
+    job = document(project, generator, planned)
     output = project.output
-    if (manifest := _written(output, document)) is not None:
+    if (manifest := _written(project, job)) is not None:
         return manifest
     output.folder.check_writable()
-    document[MADE_BY] = {**versions(), "device": "cuda" if _resources()[0] else "cpu"}
-    output.claim(document)
-    done = output.done()
-    _check_maker(output, document[MADE_BY], bool(done))
-    todo = [index for index in range(planned.shards) if index not in done]
-    _write(project, planned, artifact, output, todo)
-    return output.commit(document, _card(project, generator, planned))
+    job["made_by"] = {**versions(generator.spec), "device": "cuda" if resources()[0] else "cpu"}
+    target = output
+    if project.overwrite and (found := output.plan()) is not None and differing(found, job):
+        target = output.successor(job)
+    target.claim(job)
+    shards = list(planned)
+    done = target.done(shards)
+    _check_maker(target, job, bool(done))
+    _write(project, planned, artifact, target, [shard for shard in shards if shard.number not in done])
+    parts = ((shard, planned.size(shard)) for shard in shards)
+    manifest = target.commit(job, parts, by_class(generator, planned), _card(project, generator, planned))
+    if target is not output:
+        output.replace(target)
+    return manifest
 
 
 def sample(project: Project, wanted: range) -> pa.Table:
-    """Rows of the dataset that the spec asks for, as ``augment`` writes them, whether or not it has.
+    """New rows of the dataset that the spec asks for, as ``augment`` writes them, whether or not it has.
 
     Raises:
         RaygenError: no generator has been trained, or there are no such rows.
     """
     generator = Generator.load(project.trained().uri)
-    planned = plan(project, generator)
-    if wanted.step != 1 or not 0 <= wanted.start < wanted.stop <= planned.rows:
-        raise RaygenError(f"{wanted} is not a range of rows of this dataset", f"it has the rows 0 to {planned.rows - 1}")
-    return pa.concat_tables(rows(generator, planned, wanted))
+    planned = of_project(project, generator)
+    if planned.new is None:
+        raise RaygenError("this dataset has variants of real rows, and no new ones", "read them from the dataset")
+    start, stop = planned.new.start, planned.new.start + planned.new.rows
+    if wanted.step != 1 or not start <= wanted.start < wanted.stop <= stop:
+        raise RaygenError(f"{wanted} is not a range of rows of this dataset", f"it has the rows {start} to {stop - 1}")
+    maker = Maker(generator, planned, project.augment.seed, 0, project.augment.format)
+    return pa.concat_tables(maker.tables(Shard(0, "", wanted.start, wanted.stop)))
 
 
 def _check_gate(project: Project) -> None:
@@ -84,19 +142,24 @@ def _check_gate(project: Project) -> None:
         evaluate.check_gate(report)
 
 
-def _check_maker(output: Output, here: dict[str, str], begun: bool) -> None:
+def _check_maker(output: Output, job: dict[str, Any], begun: bool) -> None:
     """Bits are the same on one device type and one version of the libraries: a dataset is not made with two."""
-    there = (output.plan() or {}).get(MADE_BY, here)
-    if begun and there != here:
-        different = [key for key in here if there.get(key) != here[key]]
-        shown = ", ".join(f"{key} {there.get(key)} there, {here[key]} here" for key in different)
-        raise OutputError(
-            f"{output.folder.uri}: was begun with other means ({shown}), which need not make the same bits",
-            "go on with those, or remove that folder",
-        )
+    here = job["made_by"]
+    there = (output.plan() or {}).get("made_by", here)
+    if there == here:
+        return
+    if not begun:
+        output.meta.write(PLAN, json.dumps(job, indent=1, ensure_ascii=False).encode())  # those made nothing of it
+        return
+    different = [key for key in here if there.get(key) != here[key]]
+    shown = ", ".join(f"{key} {there.get(key)} there, {here[key]} here" for key in different)
+    raise OutputError(
+        f"{output.folder.uri}: was begun with other means ({shown}), which need not make the same bits",
+        "go on with those, or remove that folder",
+    )
 
 
-def _resources() -> tuple[int, int]:
+def resources() -> tuple[int, int]:
     """GPUs and CPUs of the cluster."""
     import ray
 
@@ -111,85 +174,221 @@ def written(project: Project) -> dict[str, Any] | None:
         OutputError: the output belongs to another job.
     """
     generator = Generator.load(project.trained().uri, device="cpu")
-    return _written(project.output, project.claim_document(generator.digest, plan(project, generator)))
+    return _written(project, document(project, generator, of_project(project, generator)))
 
 
-def _written(output: Output, document: dict[str, Any]) -> dict[str, Any] | None:
-    return output.manifest() if output.check(document) else None
+def _written(project: Project, job: dict[str, Any]) -> dict[str, Any] | None:
+    project.output.recover()
+    if project.overwrite and (found := project.output.plan()) is not None and differing(found, job):
+        return None
+    return project.output.manifest() if project.output.check(job) else None
 
 
-def _write(project: Project, planned: Plan, artifact: Folder, output: Output, todo: list[int]) -> None:
+def _write(project: Project, planned: Plan, artifact: Folder, output: Output, todo: list[Shard]) -> None:
+    """Have the shards made, and show how it goes."""
     if not todo:
         return
+    import ray
     import ray.data
+    from ray.util.metrics import Counter as Metric
 
-    gpus, cpus = _resources()
-    asked = project.augment.workers
-    workers = min(len(todo), (gpus or cpus) if asked == "auto" else asked)
-    # In-memory items need no read task, so actors may hold every CPU; more actors than CPUs share them.
-    items = ray.data.from_items([{"shard": index} for index in todo], override_num_blocks=len(todo))
-    receipts = items.map_batches(
-        _Writer,
-        fn_constructor_args=(artifact.uri, planned, output.folder.uri),
-        batch_size=1,
-        compute=ray.data.ActorPoolStrategy(size=workers),
-        num_cpus=1 / math.ceil(workers / cpus),
-        num_gpus=1 / math.ceil(workers / gpus) if gpus else None,
+    asked = project.augment
+    told = work(asked, planned, artifact, output)
+    attempts: Any = ray.remote(_Attempts).options(num_cpus=0).remote()
+    # In-memory items need no read task, so workers may hold every CPU.
+    items = ray.data.from_items(
+        [{"shard": json.dumps(shard.to_json())} for shard in todo], override_num_blocks=min(len(todo), MOST_BLOCKS)
     )
-    rows = planned.rows - sum(len(planned.shard(index).rows) for index in todo)
+    gpus, cpus = resources()
+    workers = min(len(todo), (gpus or cpus) if asked.workers == "auto" else asked.workers)
+    if gpus:
+        receipts = _streamed(items, told, attempts, workers, 1 / math.ceil(workers / gpus))
+    else:
+        receipts = _fused(items, told, attempts, workers, cpus)
+    rows = planned.rows - sum(planned.size(shard) for shard in todo)
+    again = 0
+    counter = Metric("raygen_shards_retried", "Shards begun again, after what was making them was lost", ("output",))
     with progress.bar("augment", planned.rows, "rows", rows) as shown, stream.user_errors():
+        asked_at = 0.0
         for row in receipts.iter_rows():
             rows += row["rows"]
-            shown.update(rows, f"{workers} worker{'s' if workers > 1 else ''}")
+            if time.monotonic() - asked_at > progress.POLL_SECONDS:
+                asked_at = time.monotonic()
+                retried = max(again, _ask(attempts))
+                if retried > again:
+                    counter.inc(retried - again, {"output": output.folder.uri})
+                    again = retried
+            note = f"{workers} worker{'s' if workers > 1 else ''}"
+            shown.update(rows, note + (f", {again} shard{'s' if again > 1 else ''} retried" if again else ""))
+    ray.kill(attempts)
+
+
+def _fused(items: Any, work: Work, attempts: Any, workers: int, cpus: int) -> Any:
+    """Without a GPU one worker does all of a shard: there is nothing that could wait for something else."""
+    import ray.data
+
+    return items.map_batches(
+        _Writer,
+        fn_constructor_args=(work, attempts),
+        batch_size=1,
+        compute=ray.data.ActorPoolStrategy(size=workers),
+        num_cpus=1 / math.ceil(workers / cpus),  # more workers than CPUs share them
+    )
+
+
+def _streamed(items: Any, work: Work, attempts: Any, workers: int, gpu: float) -> Any:
+    """With GPUs, reading and decoding, making, and encoding and writing overlap, so that no GPU waits for PNG or S3. The
+    workers that hold a GPU, or a share of it, hold no CPU, so that the tasks before and after them always find one."""
+    import ray.data
+
+    read = items.map_batches(_read, fn_args=(work, attempts), batch_size=1, num_cpus=1)
+    made = read.map_batches(
+        _Making,
+        fn_constructor_args=(work,),
+        batch_size=1,
+        compute=ray.data.ActorPoolStrategy(size=workers),
+        num_cpus=0,
+        num_gpus=gpu,
+    )
+    return made.map_batches(_write_made, fn_args=(work,), batch_size=1, num_cpus=1)
+
+
+class _Attempts:
+    """Counts how often shards are begun: once, unless what made them was lost."""
+
+    def __init__(self) -> None:
+        self.begun: Counter[int] = Counter()
+
+    def begin(self, shard: int) -> None:
+        self.begun[shard] += 1
+
+    def again(self) -> int:
+        return self.begun.total() - len(self.begun)
+
+
+def _ask(attempts: Any) -> int:
+    """How many shards were begun again; 0 where the one who counts was lost."""
+    import ray
+
+    try:
+        return int(ray.get(attempts.again.remote(), timeout=1))
+    except (ray.exceptions.RayError, TimeoutError):
+        return 0
+
+
+class _Metrics:
+    """What Prometheus gets to see of a worker, through Ray's own metrics."""
+
+    def __init__(self, output: str) -> None:
+        from ray.util.metrics import Counter as Metric
+        from ray.util.metrics import Histogram
+
+        self.tags = {"output": output}
+        self.rows = Metric("raygen_rows_written", "Rows in finished shards", ("output",))
+        self.bytes = Metric("raygen_bytes_written", "Bytes of finished shards", ("output",))
+        self.shards = Metric("raygen_shards_written", "Finished shards", ("output",))
+        bounds = [0.1, 0.3, 1, 3, 10, 30, 100, 300]
+        self.seconds = Histogram("raygen_shard_seconds", "Time to make or write a shard", bounds, ("output",))
+
+    def count(self, rows: int, size: int, seconds: float) -> None:
+        self.rows.inc(rows, self.tags)
+        self.bytes.inc(size, self.tags)
+        self.shards.inc(1, self.tags)
+        self.seconds.observe(seconds, self.tags)
 
 
 class _Writer:
-    """Makes shards: loads the generator once, by its URI."""
+    """Makes and writes shards."""
 
-    def __init__(self, artifact: str, planned: Plan, output: str) -> None:
-        self.generator = Generator.load(artifact)
-        self.plan, self.output = planned, Output(Folder(output))
+    def __init__(self, work: Work, attempts: Any) -> None:
+        self.maker, self.output, self.attempts = work.maker(), Output(Folder(work.output)), attempts
+        self.metrics = _Metrics(work.output)
+
+    def __call__(self, items: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        for text in items["shard"]:
+            shard = Shard.from_json(json.loads(text))
+            self.attempts.begin.remote(shard.number)
+            began = time.monotonic()
+            receipt = self.maker.write(self.output, shard, self.maker.tables(shard))
+            rows = self.maker.plan.size(shard)
+            self.metrics.count(rows, receipt.bytes, time.monotonic() - began)
+            yield {"rows": [rows]}
+
+
+@functools.cache
+def _here(work: Work) -> tuple[Maker, Output, _Metrics]:
+    """What the tasks of a process share."""
+    return work.maker("cpu"), Output(Folder(work.output)), _Metrics(work.output)
+
+
+def _read(items: dict[str, Any], work: Work, attempts: Any) -> dict[str, Any]:
+    maker, _, _ = _here(work)
+    shard = Shard.from_json(json.loads(items["shard"][0]))
+    attempts.begin.remote(shard.number)
+    return {"shard": items["shard"], "pieces": _object(list(maker.read(shard)))}
+
+
+class _Making:
+    """Makes the images of shards, on its GPU."""
+
+    def __init__(self, work: Work) -> None:
+        self.maker = work.maker()
 
     def __call__(self, items: dict[str, Any]) -> dict[str, Any]:
-        written = []
-        for index in map(int, items["shard"]):
-            shard = self.plan.shard(index)
-            about = {
-                "raygen.generator": self.generator.digest,
-                "raygen.seed": str(self.plan.seed),
-                "raygen.rows": f"{shard.rows.start}-{shard.rows.stop}",
-            }
-            tables = rows(self.generator, self.plan, shard.rows)
-            self.output.write_part(index, shard.name, shard.rows, tables, about, self.generator.spec.condition)
-            written.append(len(shard.rows))
-        return {"rows": written}
+        pieces = items["pieces"][0]
+        return {"shard": items["shard"], "pieces": _object([(piece, self.maker.make(piece)) for piece in pieces])}
 
 
-def rows(generator: Generator, planned: Plan, wanted: range) -> Iterator[pa.Table]:
-    """Rows of a plan, a piece at a time, with their addresses in the column ``_row``."""
-    for piece in chunks(wanted, ROWS_AT_ONCE):
-        made = generator.tensors(piece, planned.seed, planned.classes(piece))
-        table = generator.codec.decode(made).append_column(stream.ROW, pa.array(piece, pa.int64()))
-        yield table.cast(features_metadata(table.schema))
+def _write_made(items: dict[str, Any], work: Work) -> dict[str, Any]:
+    maker, output, metrics = _here(work)
+    shard = Shard.from_json(json.loads(items["shard"][0]))
+    began = time.monotonic()
+    receipt = maker.write(output, shard, (maker.table(piece, made) for piece, made in items["pieces"][0]))
+    rows = maker.plan.size(shard)
+    metrics.count(rows, receipt.bytes, time.monotonic() - began)
+    return {"rows": [rows]}
+
+
+def _object(value: Any) -> np.ndarray:
+    """An array of one Python object, which is how Ray Data passes one on."""
+    array = np.empty(1, object)
+    array[0] = value
+    return array
+
+
+def by_class(generator: Generator, planned: Plan) -> dict[str, int]:
+    """Rows by class, of new rows."""
+    if planned.new is None or planned.new.counts is None or generator.spec.condition is None:
+        return {}
+    values = map(json.dumps, generator.codec.categories[generator.spec.condition].values)
+    return {value: n for value, n in zip(values, planned.new.counts, strict=True) if n}
 
 
 def _card(project: Project, generator: Generator, planned: Plan) -> list[str]:
     size = "n<1K" if planned.rows < 1000 else "1K<n<10K" if planned.rows < 10_000 else "10K<n<100K"
     size = size if planned.rows < 100_000 else "100K<n<1M" if planned.rows < 1_000_000 else "n>1M"
+    asked = project.augment
+    kind = "synthetic rows" if not asked.include_real else "synthetic and real rows"
     lines = [
         "---",
         "tags: [synthetic-data, raygen]",
         f"size_categories: [{size}]",
-        "configs: [{config_name: default, data_files: data/*.parquet}]",
+        f"configs: [{{config_name: default, data_files: data/{'**/' if asked.format.partition_by else ''}*.parquet}}]",
         "---",
-        f"# {project.spec.name}: {planned.rows:,} synthetic rows",
+        f"# {project.spec.name}: {planned.rows:,} {kind}",
         "",
-        f"Made by a `{generator.spec.family}` generator with digest `{generator.digest}` and seed {planned.seed}, which",
-        f"learnt from {generator.lineage.get('rows', '?')} rows of `{project.spec.dataset.path}`. No row is real; rows can",
-        "resemble real ones. Any row can be made again from the generator, the seed and its number, the column `_row`.",
+        f"Made by a `{generator.spec.family}` generator with digest `{generator.digest}` and seed {asked.seed}, which",
+        f"learnt from {generator.lineage.get('rows', '?')} rows of `{project.spec.dataset.path}`. Synthetic rows can",
+        "resemble real ones. Any of them can be made again from the generator, the seed and its number, the column `_row`.",
     ]
-    if planned.counts is not None and generator.spec.condition is not None:
-        values = generator.codec.categories[generator.spec.condition].values
-        lines += ["", f"| {generator.spec.condition} | rows |", "|---|---|"]
-        lines += [f"| {value} | {count:,} |" for value, count in zip(values, planned.counts, strict=True)]
+    if asked.variants:
+        lines.append(
+            f"Each is one of {asked.variants} variants, the column `_variant`, of the row of that number of "
+            f"`{asked.source or project.spec.dataset.path}`, whose other columns it has."
+        )
+    if asked.include_real:
+        lines.append("The column `_source` tells real rows from synthetic ones.")
+    if counts := by_class(generator, planned):
+        lines += ["", f"| {generator.spec.condition} | synthetic rows |", "|---|---|"]
+        lines += [f"| {json.loads(value)} | {count:,} |" for value, count in counts.items()]
     return [*lines, ""]

@@ -2,6 +2,8 @@
 
 The held-out rows are split in two. One half is the reference; the other half, never seen by the generator nor by the
 classifier, is the ceiling: it is compared with the reference just as the synthetic rows are, and as many of them.
+
+What is evaluated is what ``augment`` will write: new rows, or variants of training rows, with the labels of those.
 """
 
 import hashlib
@@ -16,12 +18,14 @@ from PIL import Image
 from raygen.datasets import stream
 from raygen.datasets.codec import Batch, Codec
 from raygen.errors import GateError, RaygenError
+from raygen.generators import families
+from raygen.generators.base import STRENGTH
 from raygen.generators.generator import Generator
 from raygen.jobs import progress
 from raygen.jobs.project import Project, read_json, write_json
 from raygen.metrics import fidelity
 from raygen.metrics.features import Classifier, Features, Pixels
-from raygen.spec import GateRule
+from raygen.spec import GateRule, Spec
 
 REPORT = "report.json"
 AGREEMENT_ROWS = 2000
@@ -62,8 +66,13 @@ def evaluate(project: Project) -> dict[str, Any]:
     training, held = (_rows(batch, codec, label) for batch in stream.load(project.source, codec, spec.dataset.holdout))
     features, because = _features(training, codec, label, spec.train.seed)
     seed = spec.train.seed
-    made = generator.tensors(range(AGREEMENT_ROWS), seed, generator.classes(range(AGREEMENT_ROWS), seed))
-    synthetic = _rows(made, codec, spec.generator.condition)
+    strength = _strength(spec)
+    if strength is None:
+        made = generator.tensors(range(AGREEMENT_ROWS), seed, generator.classes(range(AGREEMENT_ROWS), seed))
+        synthetic = _rows(made, codec, spec.generator.condition)
+    else:
+        chosen = np.random.default_rng(seed).permutation(len(training.images))
+        synthetic = variants(generator, training.take(chosen[:AGREEMENT_ROWS]), AGREEMENT_ROWS, seed, strength)
 
     with progress.bar("evaluate", 3, "steps") as shown:
         metrics = _distribution(features, synthetic, held, seed)
@@ -77,7 +86,7 @@ def evaluate(project: Project) -> dict[str, Any]:
         else:
             metrics = [_missing(name, because) for name in ("label_agreement", "classifier_score")] + metrics
         shown.update(2)
-        _pictures(project, generator, features, training, codec, seed)
+        _pictures(project, generator, features, training, codec, seed, strength)
         shown.update(3)
     gate = [_judge(rule, metrics) for rule in spec.gate]
     report = {
@@ -86,6 +95,7 @@ def evaluate(project: Project) -> dict[str, Any]:
         "generator": generator.digest,
         "family": spec.generator.family,
         "condition": spec.generator.condition,
+        "variants": strength is not None,
         "features": features.name,
         "rows": {
             "training": len(training.images),
@@ -125,8 +135,24 @@ def check_gate(report: Mapping[str, Any]) -> None:
 def _inputs(project: Project) -> str:
     """All that decides the report: the generator, the data it is compared with, and the gate."""
     gate = [rule.model_dump() for rule in project.spec.gate]
-    decides = [project.trained().uri, project.run.uri, gate]
+    decides = [project.trained().uri, project.run.uri, gate, _strength(project.spec)]
     return hashlib.sha256(json.dumps(decides).encode()).hexdigest()
+
+
+def _strength(spec: Spec) -> float | None:
+    """How far the variants go that ``augment`` will write; None where it writes new rows."""
+    if spec.augment is not None and spec.augment.variants is not None:
+        return STRENGTH if spec.augment.strength is None else spec.augment.strength
+    return None if families.family(spec.generator.family).learns else STRENGTH
+
+
+def variants(generator: Generator, real: Rows, count: int, seed: int, strength: float) -> Rows:
+    """Variants of rows, with their labels: the first of each row, then the second of each, until there are ``count``."""
+    classes = None if generator.spec.condition is None else real.classes
+    turns = range(1, 1 + -(-count // len(real.images)))
+    n = range(len(real.images))
+    made = [generator.variants(real.images, n, seed, classes, turn, strength) for turn in turns]
+    return real.take(np.arange(count) % len(n))._replace(images=np.concatenate(made)[:count])
 
 
 def _rows(batch: Batch, codec: Codec, label: str | None) -> Rows:
@@ -239,8 +265,19 @@ def _judge(rule: GateRule, metrics: list[dict[str, Any]]) -> dict[str, Any]:
     return {**rule.model_dump(), "value": value, "passed": passed, "because": because}
 
 
-def _pictures(project: Project, generator: Generator, features: Features, training: Rows, codec: Codec, seed: int) -> None:
-    """Beside the report: real and synthetic rows by class, and synthetic rows with their nearest training rows."""
+def _pictures(
+    project: Project,
+    generator: Generator,
+    features: Features,
+    training: Rows,
+    codec: Codec,
+    seed: int,
+    strength: float | None,
+) -> None:
+    """Beside the report: real and synthetic rows by class, and synthetic rows with their nearest training rows.
+
+    Where ``strength`` says that they are variants, they are shown as columns, each below the real row that it varies.
+    """
     condition = generator.spec.condition
     classes = range(min(MOST_CLASSES, len(codec.categories[condition].values)) if condition else PER_CLASS)
     real, made = [], []
@@ -252,10 +289,16 @@ def _pictures(project: Project, generator: Generator, features: Features, traini
         if not len(pool):
             continue  # held-out rows alone have this class
         real.append(training.images[pool[np.arange(PER_CLASS) % len(pool)]])
-        rows = range(index * PER_CLASS, (index + 1) * PER_CLASS)
-        made.append(generator.tensors(rows, seed, given)[codec.image[0]])
+        if strength is None:
+            rows = range(index * PER_CLASS, (index + 1) * PER_CLASS)
+            made.append(generator.tensors(rows, seed, given)[codec.image[0]])
+        else:
+            varied = Rows(real[-1][:1], None if given is None else given[:1])
+            made.append(variants(generator, varied, PER_CLASS, seed, strength).images)
     shown = np.concatenate(made)[:: max(1, len(made) * PER_CLASS // NEIGHBOURS)][:NEIGHBOURS]
     nearest, _ = fidelity.nearest(features(shown), features(training.images))
+    if strength is not None:
+        made = list(np.stack([np.concatenate([row[:1], column]) for row, column in zip(real, made, strict=True)], axis=1))
     for name, rows_ in (("real", real), ("synthetic", made), ("neighbours", [shown, training.images[nearest]])):
         project.report.write(f"{name}.png", grid(rows_))
 

@@ -52,18 +52,30 @@ def describe(project: Project) -> list[tuple[str, str]]:
         ("evaluate", f"{len(spec.gate)} gate rules -> {project.report.uri}"),
     ]
     if spec.augment is not None:
-        shards = -(-spec.augment.rows // spec.augment.shard_rows)
         lines += [
-            ("augment", f"{spec.augment.rows:,} rows in {shards} shards of at most {spec.augment.shard_rows:,}, "
-                        f"workers: {spec.augment.workers} -> {project.output.folder.uri}"),
+            ("augment", f"{_asked(project)}, workers: {spec.augment.workers} -> {project.output.folder.uri}"),
             ("", _existing(project)),
-        ]  # fmt: skip
+        ]
     unused = [
         name for name, field in spec.dataset.fields.items() if field.kind != "image" and name != spec.generator.condition
     ]
     if unused:
         lines.append(("left out", f"columns that the generator does not make: {', '.join(unused)}"))
     return lines
+
+
+def _asked(project: Project) -> str:
+    """What is to be made; how much of it, where that is known before there is a generator."""
+    asked, shards = project.augment, f"in shards of at most {project.augment.shard_rows:,} rows"
+    real = " beside the real ones" if asked.include_real else ""
+    if asked.variants:
+        return f"{asked.variants} variants of each of {project.real.rows:,} rows{real}, {shards}"
+    if asked.classes is not None:
+        return f"{sum(asked.classes.values()):,} rows{real}, {shards}"
+    if asked.rows is not None:
+        return f"{asked.rows:,} rows{real}, {shards}"
+    level = "the largest class" if asked.to is None else f"{asked.to:,} rows"
+    return f"as many rows as bring each {asked.balance} up to {level}{real}, {shards}"
 
 
 def _existing(project: Project) -> str:
@@ -74,6 +86,8 @@ def _existing(project: Project) -> str:
         return error.what
     if project.output.plan() is None:
         return "nothing there yet"
+    if project.overwrite:
+        return "there is a dataset: of this job, or to be replaced"
     if project.output.manifest() is not None:
         return "done"
-    return f"{len(project.output.done())} shards done"
+    return f"{len(project.output.receipts.names())} shards done"

@@ -1,65 +1,237 @@
 """The plan of a dataset: which rows, in which shards, showing what. A pure function, so nobody has to remember anything."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 import numpy as np
 
+from raygen.datasets.stream import Fragment, Source
+from raygen.errors import RaygenError
 from raygen.generators import noise
+from raygen.generators.generator import Generator
+from raygen.spec import AugmentSpec
+
+MOST_CUTS = 16  # pieces of one row group at most: to get at a piece, a reader has to pass over those before it
+
+
+class Split(NamedTuple):
+    """Consecutive rows of a source that are read together: of the row groups [first, last) of a file, after ``skip`` rows of
+    them; the first one is the file's row ``row``."""
+
+    file: str
+    first: int
+    last: int
+    skip: int
+    row: int
 
 
 class Shard(NamedTuple):
-    """A range of rows that makes one Parquet file."""
+    """What makes one Parquet file: new rows, or variants of the rows of a split, by their numbers [start, stop)."""
 
     number: int
-    name: str
-    rows: range
+    file: str
+    start: int
+    stop: int
+    split: Split | None = None
+
+    @property
+    def rows(self) -> range:
+        return range(self.start, self.stop)
+
+    def to_json(self) -> list[Any]:
+        return [*self[:4], self.split and list(self.split)]
+
+    @classmethod
+    def from_json(cls, state: Sequence[Any]) -> "Shard":
+        number, file, start, stop, split = state
+        return cls(number, file, start, stop, split and Split(*split))
 
 
 @dataclass(frozen=True)
-class Plan:
-    """Rows 0 to ``rows`` of a (generator, seed), in shards of ``shard_rows``.
+class NewRows:
+    """The rows ``start`` to ``start + rows`` of a (generator, seed), in shards of ``shard_rows``.
 
     Attributes:
         counts: how many rows show each class, by class index; None for a generator without a condition.
+        folders: of each class, where every class has its own shards; None where every shard has its share of each.
     """
 
     rows: int
     seed: int
     shard_rows: int
     counts: tuple[int, ...] | None
+    start: int = 0
+    folders: tuple[str, ...] | None = None
 
     @property
     def shards(self) -> int:
-        return -(-self.rows // self.shard_rows)
+        return sum(-(-count // self.shard_rows) for count in self._parts())
 
-    def shard(self, index: int) -> Shard:
-        start = index * self.shard_rows
-        name = f"part-{index:05d}-of-{self.shards:05d}.parquet"
-        return Shard(index, name, range(start, min(start + self.shard_rows, self.rows)))
+    def split(self) -> Iterator[tuple[str, range]]:
+        """The folder and the rows of each shard."""
+        start = self.start
+        for folder, count in zip(self.folders or ("",), self._parts(), strict=True):
+            for first in range(start, start + count, self.shard_rows):
+                yield folder, range(first, min(first + self.shard_rows, start + count))
+            start += count
 
     def classes(self, rows: range) -> np.ndarray | None:
         """The class index of each row: int64 ``(n,)``. Over all rows every class has exactly its count, and since rows are
         dealt out by a permutation, every shard has its share of each."""
         if self.counts is None:
             return None
-        dealt = permutation(self.rows, self.seed, np.arange(rows.start, rows.stop))
+        dealt = np.arange(rows.start - self.start, rows.stop - self.start)
+        if self.folders is None:
+            dealt = permutation(self.rows, self.seed, dealt)
         return np.searchsorted(np.cumsum(self.counts), dealt, side="right").astype(np.int64)
 
-    def to_json(self) -> dict[str, Any]:
-        counts = None if self.counts is None else list(self.counts)
-        return {"rows": self.rows, "seed": self.seed, "shard_rows": self.shard_rows, "counts": counts}
+    def _parts(self) -> tuple[int, ...]:
+        return (self.rows,) if self.folders is None or self.counts is None else self.counts
 
-    @classmethod
-    def from_json(cls, state: Mapping[str, Any]) -> "Plan":
-        counts = None if state["counts"] is None else tuple(state["counts"])
-        return cls(state["rows"], state["seed"], state["shard_rows"], counts)
+
+@dataclass(frozen=True)
+class Variants:
+    """``variants`` of each row of a source, and the row itself where ``real`` says so."""
+
+    splits: tuple[tuple[Split, range], ...]
+    variants: int
+    real: bool
+
+    @property
+    def copies(self) -> int:
+        """Rows that are written for each row of the source."""
+        return self.variants + self.real
+
+
+@dataclass(frozen=True)
+class Plan:
+    """New rows, or variants of real ones; new rows can be followed by the real ones themselves."""
+
+    new: NewRows | None
+    of: Variants | None
+
+    @property
+    def shards(self) -> int:
+        return (self.new.shards if self.new else 0) + (len(self.of.splits) if self.of else 0)
+
+    @property
+    def rows(self) -> int:
+        real = sum(len(rows) for _, rows in self.of.splits) * self.of.copies if self.of else 0
+        return real + (self.new.rows if self.new else 0)
+
+    def __iter__(self) -> Iterator[Shard]:
+        """The shards in order."""
+        total = self.shards
+        width = max(5, len(str(total)))
+
+        def file(number: int, folder: str = "") -> str:
+            return f"{folder}{'/' if folder else ''}part-{number:0{width}d}-of-{total:0{width}d}.parquet"
+
+        number = 0
+        for folder, rows in self.new.split() if self.new else ():
+            yield Shard(number, file(number, folder), rows.start, rows.stop)
+            number += 1
+        for split, rows in self.of.splits if self.of else ():
+            yield Shard(number, file(number), rows.start, rows.stop, split)
+            number += 1
+
+    def size(self, shard: Shard) -> int:
+        """How many rows a shard's file has."""
+        return len(shard.rows) * (self.of.copies if shard.split and self.of else 1)
+
+
+def plan(asked: AugmentSpec, generator: Generator, real: Source | None, counts: Sequence[int] | None = None) -> Plan:
+    """The plan of what is asked of a generator.
+
+    Args:
+        real: the rows to vary, or to write beside the synthetic ones.
+        counts: of each class, where they have been worked out before.
+
+    Raises:
+        RaygenError: a class that the generator never saw, or nothing to make.
+    """
+    of = None
+    if real is not None:
+        copies = (asked.variants or 0) + asked.include_real
+        cut = tuple(splits(real.fragments, max(1, asked.shard_rows // copies)))
+        of = Variants(cut, asked.variants or 0, asked.include_real)
+    if asked.variants:
+        return Plan(None, of)
+    condition, folders = generator.spec.condition, None
+    if counts is None and condition is not None:
+        counts = _counts(asked, generator, condition)
+    rows = asked.rows if counts is None else sum(counts)
+    assert rows is not None
+    if asked.format.partition_by is not None and condition is not None:
+        folders = tuple(f"{condition}={_folder(value)}" for value in generator.codec.categories[condition].values)
+    return Plan(
+        NewRows(rows, asked.seed, asked.shard_rows, None if counts is None else tuple(counts), asked.start, folders), of
+    )
+
+
+def _counts(asked: AugmentSpec, generator: Generator, condition: str) -> Sequence[int]:
+    """How many rows of each class are asked for."""
+    category = generator.codec.categories[condition]
+    if asked.classes is not None:
+        wanted = {generator.codec.class_index(condition, value): n for value, n in asked.classes.items()}
+        counts = tuple(wanted.get(index, 0) for index in range(len(category.values)))
+    elif asked.rows is not None:
+        counts = (balanced if asked.balance else proportional)(asked.rows, category.counts)
+    else:
+        counts = filled_up(category.everywhere, asked.to)
+    unseen = [value for value, n, seen in zip(category.values, counts, category.counts, strict=True) if n and not seen]
+    if unseen:
+        raise RaygenError(
+            f"no training row has {condition} {unseen[0]!r}, so the generator never saw it",
+            "say how many of the others with augment.classes, or train on more rows of it",
+        )
+    if not any(counts):
+        level = max(category.everywhere) if asked.to is None else asked.to
+        raise RaygenError(f"every {condition} has {level} rows already: there is nothing to make", "raise augment.to")
+    return counts
+
+
+def _folder(value: Any) -> str:
+    """A value as Hive writes it in the name of a folder."""
+    if value is None:
+        return "__HIVE_DEFAULT_PARTITION__"
+    return quote(str(value).lower() if isinstance(value, bool) else str(value), safe=" ")
+
+
+def splits(fragments: Iterable[Fragment], rows: int) -> Iterator[tuple[Split, range]]:
+    """Cut a source where it is cheap to read: row groups of a file together, as far as they have at most ``rows`` rows;
+    a larger row group in even pieces, but not in very many."""
+    open_: Fragment | None = None
+    last, taken = 0, 0
+    for fragment in fragments:
+        if open_ and (fragment.file != open_.file or taken + fragment.rows > rows):
+            yield Split(open_.file, open_.row_group, last, 0, open_.start), range(open_.offset, open_.offset + taken)
+            open_ = None
+        if fragment.rows > rows:
+            piece = -(-fragment.rows // min(MOST_CUTS, -(-fragment.rows // rows)))
+            for skip in range(0, fragment.rows, piece):
+                size = min(piece, fragment.rows - skip)
+                split = Split(fragment.file, fragment.row_group, fragment.row_group + 1, skip, fragment.start + skip)
+                yield split, range(fragment.offset + skip, fragment.offset + skip + size)
+        elif fragment.rows and open_ is None:
+            open_, last, taken = fragment, fragment.row_group + 1, fragment.rows
+        elif fragment.rows:
+            last, taken = fragment.row_group + 1, taken + fragment.rows
+    if open_:
+        yield Split(open_.file, open_.row_group, last, 0, open_.start), range(open_.offset, open_.offset + taken)
 
 
 def balanced(rows: int, training: Sequence[int]) -> tuple[int, ...]:
     """As many rows of each class that was trained on as of any other; what is left over goes to the first ones."""
     return proportional(rows, [min(count, 1) for count in training])
+
+
+def filled_up(real: Sequence[int], to: int | None) -> tuple[int, ...]:
+    """What each class lacks to have as many rows as the largest one, or as many as ``to``."""
+    level = max(real) if to is None else to
+    return tuple(max(0, level - count) for count in real)
 
 
 def proportional(rows: int, weights: Sequence[int]) -> tuple[int, ...]:

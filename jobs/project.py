@@ -9,17 +9,17 @@ from typing import Any
 from raygen.datasets import stream
 from raygen.datasets.commit import Output
 from raygen.datasets.storage import Folder
-from raygen.errors import OutputError, RaygenError, SpecError
-from raygen.jobs.plan import Plan
+from raygen.errors import DataError, OutputError, RaygenError, SpecError
 from raygen.spec import AugmentSpec, Spec
 
 
 class Project:
     """A spec, and the folders under ``<storage>/<name>`` that its jobs fill."""
 
-    def __init__(self, spec: Spec, looking: bool = False) -> None:
+    def __init__(self, spec: Spec, looking: bool = False, overwrite: bool = False) -> None:
         self.spec = spec
         self.looking = looking  # only: nothing may be written
+        self.overwrite = overwrite  # another job's dataset may be replaced, once the new one is whole
         self.storage = Folder(spec.storage)
         self.folder = self.storage / spec.name
         self.report = self.folder / "report"
@@ -73,21 +73,36 @@ class Project:
             raise SpecError("augment is missing: the spec does not say what to make", "add: augment: {rows: 50000}")
         return self.spec.augment
 
+    @property
+    def asked(self) -> dict[str, Any]:
+        """What decides which rows ``augment`` writes, beside the generator."""
+        return self.augment.model_dump(mode="json", exclude={"workers", "output", "source"}, exclude_defaults=True)
+
+    @cached_property
+    def real(self) -> stream.Source:
+        """The dataset whose rows are varied, or written beside the synthetic ones.
+
+        Raises:
+            DataError: as of ``source``; or it has a column of a name that raygen uses.
+        """
+        path, dataset = self.augment.source, self.spec.dataset
+        names = {self.spec.generator.condition} | {name for name, field in dataset.fields.items() if field.kind == "image"}
+        needed = {name: field for name, field in dataset.fields.items() if name in names}
+        source = self.source if path is None else stream.open_source(
+            dataset.model_copy(update={"path": path, "fields": needed}), self.storage
+        )  # fmt: skip
+        if self.augment.variants and (taken := sorted({"_row", "_variant", "_source"} & {*source.arrow.names})):
+            raise DataError(
+                f"{path or dataset.path}: has a column {taken[0]!r}, a name that raygen uses",
+                "rename it, or leave it out of the data",
+            )
+        return source
+
     @cached_property
     def output(self) -> Output:
         """Where ``augment`` writes."""
         place = self.augment.output
         return Output(Folder(place) if place else self.folder / "dataset")
-
-    def claim_document(self, digest: str, plan: Plan) -> dict[str, Any]:
-        """What identifies the dataset that the spec asks for: two jobs with the same may write to the same output."""
-        return {
-            "generator": digest,
-            **plan.to_json(),
-            "shards": plan.shards,
-            "condition": self.spec.generator.condition,
-            "train": self.run.name,
-        }
 
     def check_outputs(self) -> None:
         """Fail now rather than after the training, where an output could not be written, or is another job's."""
@@ -96,10 +111,8 @@ class Project:
             return
         self.output.folder.check_writable()
         found = self.output.plan()
-        asked = {"train": self.run.name, "rows": self.augment.rows, "seed": self.augment.seed}
-        asked |= {"shard_rows": self.augment.shard_rows}
-        if found is not None:
-            self.output.check({**found, **asked})
+        if found is not None and not self.overwrite:
+            self.output.check({**found, "train": self.run.name, "augment": self.asked})
 
 
 def read_json(folder: Folder, name: str) -> dict[str, Any] | None:

@@ -59,7 +59,7 @@ def write(project: Project) -> Folder:
         raise RaygenError(f"{project.report.uri}: there is no {REPORT}", "evaluate first: raygen evaluate SPEC")
     environment = jinja2.Environment(loader=jinja2.PackageLoader("raygen.jobs", "."), autoescape=True)
     manifest = project.output.manifest() if project.spec.augment else None
-    history = [json.loads(line) for line in project.run.read("metrics.jsonl").splitlines()]
+    history = _history(project.run)
     page = environment.get_template("report.html").render(
         report=report,
         manifest=manifest,
@@ -67,7 +67,7 @@ def write(project: Project) -> Folder:
         classes=_classes(report, manifest),
         explained=EXPLAINED,
         pictures={name: _picture(project.report, name) for name in ("real", "synthetic", "neighbours")},
-        curves=_curves(history),
+        curves=_curves(history) if history else None,
         epochs=len(history),
         spec=project.spec.to_yaml(),
         run=project.run.uri,
@@ -82,6 +82,14 @@ def _classes(report: dict[str, Any], manifest: dict[str, Any] | None) -> list[di
     counts = {} if manifest is None else {str(json.loads(key)): count for key, count in manifest["counts"].items()}
     rows = report["by_class"] or [{"class": value} for value in counts]
     return [{**row, "rows": counts.get(row["class"])} for row in rows]
+
+
+def _history(run: Folder) -> list[dict[str, Any]]:
+    """The metrics of every epoch; none where there was nothing to learn."""
+    try:
+        return [json.loads(line) for line in run.read("metrics.jsonl").splitlines()]
+    except FileNotFoundError:
+        return []
 
 
 def _picture(folder: Folder, name: str) -> str:

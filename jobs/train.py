@@ -22,6 +22,7 @@ from raygen.datasets import stream
 from raygen.datasets.codec import Batch, Codec
 from raygen.datasets.storage import Folder
 from raygen.errors import DataError, OutputError, RaygenError, ResourceError
+from raygen.generators import families
 from raygen.generators.base import Family
 from raygen.generators.generator import Generator, untrained
 from raygen.jobs import progress
@@ -33,6 +34,8 @@ KEPT = 2
 
 def train(project: Project) -> Folder:
     """Train the spec's generator, or go on where an earlier attempt stopped, or find that it is done.
+
+    A family that has nothing to learn is its options, and what was fitted of the data: it is written at once.
 
     Returns:
         The folder of the artifact.
@@ -47,6 +50,12 @@ def train(project: Project) -> Folder:
     spec = project.spec
     project.folder.check_writable()
     codec = stream.fit(project.source, spec.dataset)
+    chosen = codec.select([codec.image[0], spec.generator.condition])
+    if not families.family(spec.generator.family).learns:
+        project.run.write("spec.yaml", spec.to_yaml().encode())
+        made = untrained(spec.generator, chosen, torch.device("cpu"))
+        _export(made, chosen, spec, _where(project), {}, project.source.rows)
+        return project.trained()
     rows, held = stream.load(project.source, codec, spec.dataset.holdout)
     count = len(rows[stream.ROW])
     if count < spec.train.batch_size:
@@ -55,9 +64,8 @@ def train(project: Project) -> Folder:
             f"fewer than one batch of {spec.train.batch_size}",
             "lower train.batch_size, or give more data",
         )
-    codec = codec.select([codec.image[0], spec.generator.condition])
     project.run.write("spec.yaml", spec.to_yaml().encode())
-    _fit(project, codec, {name: rows[name] for name in codec.fields})
+    _fit(project, chosen, {name: rows[name] for name in chosen.fields})
     if project.result() is None:
         raise RaygenError(
             f"{project.run.uri}: the training diverged, its losses are not finite numbers (see metrics.jsonl)",
@@ -78,11 +86,9 @@ def _fit(project: Project, codec: Codec, rows: Batch) -> None:
     with progress.bar("train", steps * spec.batch_size, "rows") as shown, progress.mailbox(shown) as box:
         config = {
             "spec": project.spec.model_dump(by_alias=True),
-            "project": project.folder.uri,
-            "run": project.run.uri,
             "codec": codec.to_json(),
             "rows": ray.put(rows),
-            "data": project.source.fingerprint,
+            **_where(project),
             "box": box,
         }
         trainer = TorchTrainer(
@@ -211,6 +217,11 @@ def _everywhere(here: bool, device: torch.device) -> bool:
     return bool(flag.item())
 
 
+def _where(project: Project) -> dict[str, str]:
+    """What an export needs to know of the project, which may be on another machine."""
+    return {"project": project.folder.uri, "run": project.run.uri, "data": project.source.fingerprint}
+
+
 def _export(family: Family, codec: Codec, spec: Spec, config: dict[str, Any], last: dict[str, Any], rows: int) -> None:
     """Write the artifact under its digest, then the run's result, which says that the run is done."""
     metrics = {name: value for name, value in last.items() if name not in ("epoch", "step", "seconds")}
@@ -226,7 +237,7 @@ def _export(family: Family, codec: Codec, spec: Spec, config: dict[str, Any], la
     folder = Folder(config["project"]) / "generators" / generator.digest
     if not folder.exists("generator.json"):
         generator.save(folder)
-    write_json(run, "result.json", {"digest": generator.digest, "epochs": spec.train.epochs, "metrics": metrics})
+    write_json(run, "result.json", {"digest": generator.digest, "epochs": last.get("epoch", 0), "metrics": metrics})
 
 
 class Checkpoints:

@@ -15,7 +15,7 @@ from PIL import Image
 from raygen.spec import load_spec
 
 RAYGEN = Path(sys.executable).with_name("raygen")
-COMMANDS = ["init", "run", "train", "evaluate", "augment"]
+COMMANDS = ["init", "run", "train", "evaluate", "augment", "verify"]
 
 
 def raygen(*arguments: str | Path, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -87,6 +87,20 @@ def test_every_job_has_the_same_options(command: str) -> None:
     assert done.returncode == 0
     for option in ("SPEC", "--set", "--dry-run", "--verbose", "--debug"):
         assert option in done.stdout
+
+
+def test_jobs_that_write_a_dataset_can_replace_one() -> None:
+    for command in ("run", "train", "evaluate", "augment"):
+        offered = "--overwrite" in raygen(command, "--help").stdout
+        assert offered is (command in ("run", "augment"))
+
+
+def test_what_verify_offers() -> None:
+    done = raygen("verify", "--help")
+    assert done.returncode == 0
+    for option in ("OUT", "--rows", "--all", "--generator", "--verbose", "--debug"):
+        assert option in done.stdout
+    assert "--set" not in done.stdout
 
 
 def test_version() -> None:
@@ -177,8 +191,79 @@ def test_dry_run_prints_the_resolved_spec_and_does_nothing(project: Path) -> Non
     printed = project / "printed.yaml"
     printed.write_text(done.stdout)
     assert load_spec(printed) == load_spec(project / "spec.yaml", ["train.epochs=3"])
-    for said in ("40 rows in 1 files", "3 epochs", "100 rows in 1 shards", str(project / "store" / "pets")):
+    for said in (
+        "40 rows in 1 files",
+        "3 epochs",
+        "100 rows, in shards of at most 5,000 rows",
+        str(project / "store" / "pets"),
+    ):
         assert said in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("augment={balance: label}", "as many rows as bring each label up to the largest class, in shards of at most 5,000"),
+        ("augment={balance: label, to: 2000}", "as many rows as bring each label up to 2,000 rows, in shards"),
+        ("augment={classes: {0: 1000, 1: 500}, include_real: true}", "1,500 rows beside the real ones, in shards"),
+        ("augment={variants: 3}", "3 variants of each of 40 rows, in shards"),
+        ("augment={variants: 1, include_real: true}", "1 variants of each of 40 rows beside the real ones"),
+    ],
+)
+def test_dry_run_says_what_would_be_made(project: Path, override: str, said: str) -> None:
+    done = raygen("augment", "spec.yaml", "--set", override, "--dry-run", folder=project)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert said in done.stdout
+    assert not (project / "store").exists()
+
+
+def test_verify_of_what_is_no_dataset(project: Path) -> None:
+    for place in ("data", "nowhere"):
+        said = refused(project, "verify", place)
+        assert f"{project}/{place}: there is no committed dataset" in said
+    (project / "data" / "_raygen").mkdir()
+    (project / "data" / "_raygen" / "manifest.json").write_text("{}")
+    assert "manifest.json: is not a manifest any more" in refused(project, "verify", "data")
+    assert "Invalid value for '--rows'" in raygen("verify", "data", "--rows", "-1", folder=project).stderr
+
+
+def test_verify_says_what_differs_and_exits_with_1(project: Path) -> None:
+    """A dataset of files only: with ``--rows 0`` nobody needs its generator."""
+    import hashlib
+
+    from raygen.datasets.commit import Output, Part
+    from raygen.datasets.storage import Folder
+
+    class Shard:
+        number, file = 0, "part-00000-of-00001.parquet"
+
+    part: Part = Shard()
+    output = Output(Folder(project / "out"))
+    output.claim({"seed": 7})
+    output.write_part(part, [pa.table({"label": [1, 2, 3]})], {})
+    output.commit({"seed": 7}, [(part, 3)], {}, [])
+    size = (project / "out" / "data" / part.file).stat().st_size
+    done = raygen("verify", "out", "--rows", "0", folder=project)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == [
+        f"read       1 files, 3 rows, {size:,} bytes",
+        "made again 0 rows, all the same",
+        "verified",
+    ]
+    file = project / "out" / "data" / part.file
+    data = bytearray(file.read_bytes())
+    digests = [hashlib.sha256(data).hexdigest()[:12]]
+    data[20] ^= 1
+    digests.append(hashlib.sha256(data).hexdigest()[:12])
+    file.write_bytes(data)
+    done = raygen("verify", "out", "--rows", "0", folder=project)
+    assert done.returncode == 1
+    assert done.stdout.splitlines()[0] == f"data/{part.file}: has SHA-256 {digests[1]}…, {digests[0]}… was committed"
+    assert "verified" not in done.stdout
+    assert (done.stderr, "Traceback" in done.stdout) == ("", False)
+    done = raygen("verify", "out", folder=project)  # whose plan names no generator
+    assert done.returncode == 2
+    assert "plan.json: is not a plan of augment's any more" in done.stderr
 
 
 def test_init_writes_a_spec_that_loads_and_never_over_another(project: Path) -> None:

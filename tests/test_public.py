@@ -26,6 +26,7 @@ PUBLIC = [
     "run",
     "sample",
     "train",
+    "verify",
 ]
 ERRORS = [raygen.DataError, raygen.GateError, raygen.OutputError, raygen.ResourceError, raygen.SpecError]
 

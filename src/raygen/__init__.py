@@ -6,6 +6,7 @@
     generator = raygen.train(spec)                       # a raygen.Generator
     report = raygen.evaluate(spec)                       # report.json as a dict
     manifest = raygen.augment(spec)                      # what was written
+    raygen.verify("store/digits/dataset").problems       # files and rows that are not as they were made
     raygen.sample(spec, range(1000, 1100))               # the dataset's rows 1000 to 1099, made again
     generator.sample(range(100), seed=1, condition=3)    # any rows, as a pyarrow.Table
 
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from raygen.errors import DataError, GateError, OutputError, RaygenError, ResourceError, SpecError
 
 if TYPE_CHECKING:
-    from raygen.api import augment, evaluate, run, sample, train
+    from raygen.api import augment, evaluate, run, sample, train, verify
     from raygen.generators.generator import Generator
     from raygen.spec import Spec, load_spec
 
@@ -37,6 +38,7 @@ __all__ = [
     "run",
     "sample",
     "train",
+    "verify",
 ]
 
 _WHERE = {
@@ -48,6 +50,7 @@ _WHERE = {
     "run": "raygen.api",
     "sample": "raygen.api",
     "train": "raygen.api",
+    "verify": "raygen.api",
 }
 
 

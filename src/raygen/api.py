@@ -1,5 +1,6 @@
 """What ``import raygen`` offers: each job as a function of a spec, on the Ray that is there, or on this machine."""
 
+import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -7,11 +8,13 @@ from typing import Any
 import pyarrow as pa
 
 from raygen.cluster.connect import connected
+from raygen.datasets.storage import Folder
 from raygen.generators.generator import Generator
 from raygen.jobs import augment as augment_job
 from raygen.jobs import evaluate as evaluate_job
 from raygen.jobs import pipeline, report
 from raygen.jobs import train as train_job
+from raygen.jobs import verify as verify_job
 from raygen.jobs.project import Project
 from raygen.spec import Spec, load_spec
 
@@ -41,21 +44,24 @@ def evaluate(spec: Source) -> dict[str, Any]:
     project = Project(load_spec(spec))
     report.require()
     if (result := evaluate_job.evaluated(project)) is None:
-        with connected():
+        with connected(training=False):
             result = evaluate_job.evaluate(project)
     report.write(project)
     return result
 
 
-def augment(spec: Source) -> dict[str, Any]:
+def augment(spec: Source, overwrite: bool = False) -> dict[str, Any]:
     """Write the dataset that the spec asks for, exactly once; return its manifest (``rows``, ``counts``, ``parts``, …).
+
+    Args:
+        overwrite: let it take the place of another job's dataset, when it is whole.
 
     Raises:
         GateError: the generator is not good enough; nothing was written.
         RaygenError: no generator has been trained or evaluated, or the output is another job's.
     """
-    project = Project(load_spec(spec))
-    with connected():
+    project = Project(load_spec(spec), overwrite=overwrite)
+    with connected(training=False):
         return augment_job.augment(project)
 
 
@@ -68,14 +74,31 @@ def sample(spec: Source, rows: range) -> pa.Table:
     return augment_job.sample(Project(load_spec(spec)), rows)
 
 
-def run(spec: Source) -> None:
+def verify(output: str | Path, rows: int | None = 1000, generator: str | Path | None = None) -> verify_job.Result:
+    """Check a dataset against its manifest, and some of its rows (None: all) against its generator.
+
+    Returns:
+        What was found; ``problems`` has a line for each file or row that is not as it should be.
+
+    Raises:
+        RaygenError: there is no committed dataset, or what it was made from is not there any more.
+    """
+    place = None if generator is None else Folder(generator)
+    with connected(training=False) if rows is None else contextlib.nullcontext():
+        return verify_job.verify(Folder(output), rows, place)
+
+
+def run(spec: Source, overwrite: bool = False) -> None:
     """Train, evaluate, gate, augment and report; what is done for the same data and spec is not done again.
+
+    Args:
+        overwrite: as for :func:`augment`.
 
     Raises:
         GateError: the generator is not good enough; no dataset was written.
         RaygenError: anything else the user can mend.
     """
-    project = Project(load_spec(spec))
+    project = Project(load_spec(spec), overwrite=overwrite)
     if not pipeline.up_to_date(project):
         with connected():
             pipeline.run(project)

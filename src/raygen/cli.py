@@ -29,6 +29,9 @@ Overrides = Annotated[
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved spec and what would be done; do nothing.")]
 Verbose = Annotated[bool, typer.Option("--verbose", help="Show Ray's own messages and its workers' output.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace another job's dataset; it stays until the new one is whole.")
+]
 Quiet: list[str] = []
 
 
@@ -54,10 +57,15 @@ def init(
 
 @app.command()
 def run(
-    spec: SpecPath, set_: Overrides = Quiet, dry_run: DryRun = False, verbose: Verbose = False, debug: Debug = False
+    spec: SpecPath,
+    set_: Overrides = Quiet,
+    overwrite: Overwrite = False,
+    dry_run: DryRun = False,
+    verbose: Verbose = False,
+    debug: Debug = False,
 ) -> None:
     """Train, evaluate, check the gate, augment and report; skip what is done."""
-    with _job(spec, set_, dry_run, debug) as project:
+    with _job(spec, set_, dry_run, debug, overwrite) as project:
         from raygen.cluster.connect import connected
         from raygen.jobs import pipeline
 
@@ -98,7 +106,7 @@ def evaluate(
 
         report.require()
         if (result := job.evaluated(project)) is None:
-            with connected(verbose):
+            with connected(verbose, training=False):
                 result = job.evaluate(project)
         report.write(project)
         _table(result)
@@ -108,10 +116,15 @@ def evaluate(
 
 @app.command()
 def augment(
-    spec: SpecPath, set_: Overrides = Quiet, dry_run: DryRun = False, verbose: Verbose = False, debug: Debug = False
+    spec: SpecPath,
+    set_: Overrides = Quiet,
+    overwrite: Overwrite = False,
+    dry_run: DryRun = False,
+    verbose: Verbose = False,
+    debug: Debug = False,
 ) -> None:
     """Write the dataset of generated rows, exactly once, or go on with it."""
-    with _job(spec, set_, dry_run, debug) as project:
+    with _job(spec, set_, dry_run, debug, overwrite) as project:
         from raygen.cluster.connect import connected
         from raygen.jobs import augment as job
         from raygen.jobs import evaluate as evaluate_job
@@ -121,15 +134,49 @@ def augment(
         if (manifest := job.written(project)) is not None:
             print("up to date")
         else:
-            with connected(verbose):
+            with connected(verbose, training=False):
                 manifest = job.augment(project)
             if evaluate_job.evaluated(project) is not None:
                 report.write(project)
         print(f"dataset    {project.output.folder.uri}/data  {manifest['rows']:,} rows, {len(manifest['parts'])} files")
 
 
+@app.command()
+def verify(
+    output: Annotated[str, typer.Argument(metavar="OUT", help="What augment wrote: a folder or an s3:// URI.")],
+    rows: Annotated[int, typer.Option("--rows", min=0, help="How many rows to make again and compare; 0 for none.")] = 1000,
+    all_: Annotated[bool, typer.Option("--all", help="Make all rows again, on all CPUs or GPUs.")] = False,
+    generator: Annotated[
+        str | None, typer.Option("--generator", metavar="DIR", help="The generator, where it is not where it was.")
+    ] = None,
+    verbose: Verbose = False,
+    debug: Debug = False,
+) -> None:
+    """Compare a dataset with its manifest, and its rows with what its generator makes. Exit code 1 on a difference."""
+    with _errors(debug):
+        from raygen.datasets.storage import Folder
+        from raygen.jobs import verify as job
+
+        place = None if generator is None else Folder(generator)
+        if all_:
+            from raygen.cluster.connect import connected
+
+            with connected(verbose, training=False):
+                result = job.verify(Folder(output), None, place)
+        else:
+            result = job.verify(Folder(output), rows, place)
+        for problem in result.problems:
+            print(problem)
+        how = "all the same" if result.exact else f"the same within {job.TOLERANCE} of 255: they were made by other means"
+        print(f"read       {result.parts} files, {result.rows:,} rows, {result.bytes:,} bytes")
+        print(f"made again {result.made_again:,} rows{'' if result.problems else f', {how}'}")
+        if result.problems:
+            raise typer.Exit(1)
+        print("verified")
+
+
 @contextlib.contextmanager
-def _job(path: Path, overrides: list[str], dry_run: bool, debug: bool) -> Iterator["Project"]:
+def _job(path: Path, overrides: list[str], dry_run: bool, debug: bool, overwrite: bool = False) -> Iterator["Project"]:
     """The project of a spec; with ``--dry-run`` a description instead of the job."""
     with _errors(debug):
         from raygen.spec import load_spec
@@ -137,7 +184,7 @@ def _job(path: Path, overrides: list[str], dry_run: bool, debug: bool) -> Iterat
         spec = load_spec(path, overrides)
         from raygen.jobs.project import Project
 
-        project = Project(spec, looking=dry_run)
+        project = Project(spec, looking=dry_run, overwrite=overwrite)
         if dry_run:
             _describe(project)
             raise typer.Exit

@@ -19,6 +19,8 @@ from raygen.errors import SpecError
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 PositiveFloat = Annotated[float, Field(gt=0)]
+Probability = Annotated[float, Field(ge=0, le=1)]
+Shares = Annotated[list[Annotated[float, Field(gt=0, le=1)]], Field(min_length=2, max_length=2)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Workers = Literal["auto"] | PositiveInt
 
@@ -54,13 +56,18 @@ class DatasetSpec(Strict):
 
 
 class FamilySpec(Strict):
-    """What every family has. ``condition`` names the category column that chooses what a row shows."""
+    """What every family has. ``condition`` names the category column that says what a row shows."""
 
     condition: str | None = None
+
+
+class LearnedSpec(FamilySpec):
+    """What every family that learns has. ``ema`` is the decay of the average of its weights, which is what makes rows."""
+
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.99
 
 
-class GanSpec(FamilySpec):
+class GanSpec(LearnedSpec):
     """Generative adversarial network, non-saturating loss (Goodfellow et al. 2014, arXiv 1406.2661)."""
 
     family: Literal["gan"] = "gan"
@@ -73,7 +80,7 @@ class GanSpec(FamilySpec):
     diff_augment: Annotated[float, Field(ge=0, le=0.5)] = 0.1
 
 
-class VaeSpec(FamilySpec):
+class VaeSpec(LearnedSpec):
     """Variational autoencoder (Kingma and Welling 2013, arXiv 1312.6114)."""
 
     family: Literal["vae"] = "vae"
@@ -83,7 +90,7 @@ class VaeSpec(FamilySpec):
     learning_rate: PositiveFloat = 5e-3
 
 
-class AutoencoderSpec(FamilySpec):
+class AutoencoderSpec(LearnedSpec):
     """Deterministic autoencoder; new rows come from a Gaussian per class fitted on its latent space."""
 
     family: Literal["autoencoder"] = "autoencoder"
@@ -94,7 +101,54 @@ class AutoencoderSpec(FamilySpec):
     learning_rate: PositiveFloat = 2e-3
 
 
-GeneratorSpec = Annotated[GanSpec | VaeSpec | AutoencoderSpec, Discriminator("family")]
+class TransformsSpec(FamilySpec):
+    """Classical image transforms, for variants of rows; nothing is learnt. Needs ``pip install 'raygen[transforms]'``.
+
+    Whatever a row shows stays what it is by default: a mirrored digit would not.
+
+    Attributes:
+        horizontal_flip: how likely left becomes right.
+        vertical_flip: how likely the image is turned upside down.
+        crop: the least and the most of the area that is kept, of the image's own shape, anywhere in it.
+        rotate: the most degrees, either way.
+        translate: the most of the height and of the width, either way.
+        scale: the least and the most.
+        shear: the most degrees, either way.
+        padding: what is seen beyond the edges: black, the nearest pixel, or the image mirrored.
+        brightness: the most by which the factor differs from 1; so for contrast and saturation.
+        contrast: about the mean of the image.
+        saturation: from grey, 0, to as much again as there is, 2.
+        hue: the most of the colour circle, either way.
+        erase: how likely a rectangle is made black (random erasing, Zhong et al. 2017, arXiv 1708.04896).
+        erase_area: the least and the most of the area.
+    """
+
+    family: Literal["transforms"] = "transforms"
+    horizontal_flip: Probability = 0.0
+    vertical_flip: Probability = 0.0
+    crop: Shares = [1.0, 1.0]
+    rotate: Annotated[float, Field(ge=0, le=180)] = 10.0
+    translate: Probability = 0.05
+    scale: Annotated[list[PositiveFloat], Field(min_length=2, max_length=2)] = [0.9, 1.1]
+    shear: Annotated[float, Field(ge=0, lt=90)] = 0.0
+    padding: Literal["zeros", "border", "reflection"] = "zeros"
+    brightness: Probability = 0.1
+    contrast: Probability = 0.1
+    saturation: Probability = 0.0
+    hue: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+    erase: Probability = 0.0
+    erase_area: Shares = [0.02, 0.2]
+
+    @validator(mode="after")
+    def _in_order(self) -> "TransformsSpec":
+        for name in ("crop", "scale", "erase_area"):
+            least, most = getattr(self, name)
+            if least > most:
+                raise ValueError(f"generator.{name} is [{least}, {most}]: the least comes first, then the most")
+        return self
+
+
+GeneratorSpec = Annotated[GanSpec | VaeSpec | AutoencoderSpec | TransformsSpec, Discriminator("family")]
 
 
 class TrainSpec(Strict):
@@ -197,6 +251,8 @@ class AugmentSpec(Strict):
         for name in ("source", "strength"):
             if getattr(self, name) is not None and self.variants is None:
                 raise ValueError(f"augment.{name} is about variants of rows; it needs augment.variants")
+        if self.include_real and self.format.partition_by is not None:
+            raise ValueError("augment.include_real does not go with augment.format.partition_by; leave one out")
         if self.classes is not None and not any(self.classes.values()):
             raise ValueError("augment.classes asks for no rows at all")
         return self
@@ -244,6 +300,11 @@ class Spec(Strict):
         condition = self.generator.condition
         if condition is not None:
             _must_be_category("generator.condition", condition, fields)
+        image = fields[images[0]]
+        if isinstance(self.generator, TransformsSpec) and isinstance(image, ImageField) and image.channels == 1:
+            for name in ("saturation", "hue"):
+                if getattr(self.generator, name):
+                    raise ValueError(f"generator.{name} is about colours, but the column {images[0]!r} has one channel")
         if self.augment is not None:
             _augment_fits(self.augment, self.generator, fields)
         return self
@@ -262,6 +323,11 @@ class Spec(Strict):
 def _augment_fits(augment: AugmentSpec, generator: FamilySpec, fields: Mapping[str, ImageField | CategoryField]) -> None:
     """Fail where a generator cannot make what is asked."""
     family, condition = str(generator.model_dump()["family"]), generator.condition
+    if family == "transforms" and augment.variants is None:
+        asked = next(name for name in ("rows", "balance", "classes") if getattr(augment, name) is not None)
+        raise ValueError(
+            f"augment.{asked} asks for new rows, but transforms make variants of rows only: use augment.variants"
+        )
     for name, column in (("balance", augment.balance), ("format.partition_by", augment.format.partition_by)):
         if column is not None:
             _must_be_category(f"augment.{name}", column, fields)
@@ -461,8 +527,8 @@ def _walk(location: Sequence[Any]) -> tuple[tuple[Any, ...], list[str]]:
         if models and any(step in _keys(model) for model in models):
             models = [model for model in models if step in _keys(model)]
             annotation = _keys(models[0])[step].annotation
-        elif get_origin(annotation) in (dict, list):
-            annotation = get_args(annotation)[-1]
+        elif held := [a for a in (annotation, *get_args(annotation)) if get_origin(a) in (dict, list)]:  # or None
+            annotation = get_args(held[0])[-1]
         elif any(step == _tag(model) for model in models):
             models = [model for model in models if step == _tag(model)]
             continue

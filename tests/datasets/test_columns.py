@@ -56,11 +56,17 @@ def test_counts(values: list[int | None]) -> None:
     assert columns.count(column) == Counter(values)
     category = fitted(column)
     assert list(category.values) == sorted({v for v in values if v is not None}) + [None] * (None in values)
-    assert category.counts == tuple(values.count(value) for value in category.values)
+    assert category.counts == category.everywhere == tuple(values.count(value) for value in category.values)
 
 
 def test_values_come_from_all_rows_and_counts_from_training_rows() -> None:
-    assert columns.fit({"b", None, "a", "c"}, {"a": 3, None: 1}) == Category(("a", "b", "c", None), (3, 0, 0, 1))
+    category = columns.fit({"b": 2, None: 1, "a": 5, "c": 1}, {"a": 3, None: 1})
+    assert category == Category(("a", "b", "c", None), (3, 0, 0, 1), (2, 2, 1, 0))
+    assert category.everywhere == (5, 2, 1, 1)
+
+
+def test_an_older_artifact_does_not_tell_what_was_held_out() -> None:
+    assert Category(("a", "b"), (3, 4)).everywhere == (3, 4)
 
 
 def test_what_was_never_seen_is_minus_one() -> None:
@@ -79,5 +85,5 @@ def test_no_rows(kind: pa.DataType) -> None:
 def test_nulls_in_a_dictionary_and_beside_it_are_one_value() -> None:
     column = pa.DictionaryArray.from_arrays(pa.array([0, 1, None, 2]), pa.array(["a", None, "b"]))
     category = fitted(column)
-    assert category == Category(("a", "b", None), (1, 1, 2))
+    assert category == Category(("a", "b", None), (1, 1, 2), (0, 0, 0))
     np.testing.assert_array_equal(columns.encode(column, category), [0, 2, 2, 1])

@@ -151,6 +151,9 @@ def test_features_metadata() -> None:
             ("sure", pa.float64()),
             ("old", pa.bool_()),
             ("city", pa.dictionary(pa.int32(), pa.string())),
+            ("tags", pa.list_(pa.struct([("k", pa.string())]))),  # Hugging Face has other names for these
+            ("half", pa.float16()),
+            ("day", pa.date32()),
         ]
     )
     assert features(schema.features_metadata(arrow)) == {
@@ -190,3 +193,18 @@ def test_features_metadata_survives_a_source_that_is_broken(broken: bytes) -> No
 def test_columns_without_a_picture_struct_need_no_metadata() -> None:
     arrow = pa.schema([("image", pa.binary()), ("label", pa.int64())], metadata={b"other": b"kept"})
     assert schema.features_metadata(arrow).equals(arrow, check_metadata=True)
+
+
+@pytest.mark.parametrize("said", [None, {"image": {"_type": "Image"}, "label": {"dtype": "int64", "_type": "Value"}}])
+def test_another_type_for_a_column(said: dict[str, object] | None) -> None:
+    metadata = {b"other": b"kept"} | ({b"huggingface": json.dumps({"info": {"features": said}}).encode()} if said else {})
+    arrow = pa.schema([("image", STRUCT), ("label", pa.int64())], metadata=metadata)
+    assert schema.with_column_type(arrow, "image", STRUCT) is arrow
+    tensor = schema.with_column_type(arrow, "image", pa.fixed_shape_tensor(pa.uint8(), (8, 8, 1)))
+    assert tensor.field("image").type == pa.fixed_shape_tensor(pa.uint8(), (8, 8, 1))
+    assert tensor.metadata == {b"other": b"kept"}  # it is no Image to Hugging Face any more
+    binary = pa.schema([("image", pa.binary()), ("label", pa.int64())], metadata=metadata)
+    back = schema.with_column_type(binary, "image", STRUCT)
+    assert back.names == ["image", "label"]
+    assert back.field("image").type == STRUCT
+    assert features(schema.features_metadata(back))["image"] == {"_type": "Image"}

@@ -168,6 +168,45 @@ class TestContract:
                     of_mixed[row] = (of_mixed[row] + 1) % classes
                     assert not torch.equal(sampler(mixed, of_mixed)[row], alone[row])
 
+    def test_a_variant_depends_on_its_own_row_noise_and_class_only(
+        self, learner: Family, shape: Shape, batch: Batch, classes: int
+    ) -> None:
+        learn(learner, batch)
+        learner.finish([batch])
+        sampler, tile = learner.exported(), 64
+        shown, others = torch.rand(2, tile, *shape) * 2 - 1
+        one, two = torch.randn(2, tile, sampler.noise)
+        of_one, of_two = torch.randint(classes, (2, tile)) if classes else (None, None)
+        with torch.inference_mode():
+            alone = sampler.vary(shown, one, of_one, 0.7)
+            assert alone.shape == shown.shape
+            assert alone.abs().max() <= 1
+            for row in (0, 1, 31, 62, 63):
+                images, noises, given = others.clone(), two.clone() * 100, None if of_two is None else of_two.clone()
+                images[row], noises[row] = shown[row], one[row]
+                if given is not None and of_one is not None:
+                    given[row] = of_one[row]
+                assert torch.equal(sampler.vary(images, noises, given, 0.7)[row], alone[row])
+                noises[row] += 1
+                assert not torch.equal(sampler.vary(images, noises, given, 0.7)[row], alone[row])
+
+    def test_the_farther_a_variant_goes_the_less_it_is_its_row(self, learner: Family, batch: Batch) -> None:
+        """Families that encode; what others make does not come from the row."""
+        learn(learner, batch)
+        learner.finish([batch])
+        images, given = batch
+        sampler = learner.exported()
+        noises = torch.randn(ROWS, sampler.noise)
+        with torch.inference_mode():
+            made = [sampler.vary(images, noises, given, strength) for strength in (0.0, 0.1, 0.5, 2.0)]
+            other = sampler.vary(images.flip(0), noises, given, 0.0)
+        if isinstance(learner, Gan):
+            assert all(torch.equal(sampler(noises, given), one) for one in (*made, other))
+            return
+        far = [float((one - made[0]).pow(2).mean()) for one in made]
+        assert 0 == far[0] < far[1] < far[2] < far[3]
+        assert not torch.equal(made[0], other)
+
     def test_the_average_moves_towards_the_weights(self, learner: Family, batch: Batch) -> None:
         learn(learner, batch, steps=1)
         learner.step(*batch)
@@ -448,9 +487,37 @@ class TestVae:
         expected = 2 / (1 + (-learner.exported().decoder(z, None)).exp()) - 1  # type: ignore[operator]
         torch.testing.assert_close(learner.exported()(z, None), expected)
 
+    @torch.no_grad()
+    def test_a_variant_is_decoded_around_the_mean_of_the_posterior(self) -> None:
+        learner = new(VaeSpec(network="dense", latent=4, width=2), self.shape, CLASSES)
+        assert isinstance(learner, Vae)
+        images, given = batch_of(self.shape, CLASSES)
+        noises, sampler = torch.randn(ROWS, 4), learner.exported()
+        _, mean, log_variance = learner.networks["autoencoder"](images, given)
+        assert not torch.equal(mean, log_variance)
+        expected = sampler(mean + 0.3 * noises, given)
+        torch.testing.assert_close(sampler.vary(images, noises, given, 0.3), expected)
+
 
 class TestAutoencoder:
     shape = (3, 9, 8)
+
+    @torch.no_grad()
+    @pytest.mark.parametrize("classes", [0, CLASSES])
+    def test_a_variant_moves_by_standard_deviations_of_the_density(self, classes: int) -> None:
+        learner = new(AutoencoderSpec(network="dense", latent=4, width=2), self.shape, classes)
+        images, given = batch_of(self.shape, classes, rows=90)
+        learner.finish([(images, given)])
+        sampler, noises = learner.exported(), torch.randn(90, 4)
+        _, latent = learner.networks["autoencoder"](images, given)
+        density = sampler.density
+        assert isinstance(density, Density)
+        moved = latent + 0.3 * (density(noises, given) - density(torch.zeros(90, 4), given))
+        expected = torch.tanh(sampler.decoder(moved, given))  # type: ignore[operator]
+        torch.testing.assert_close(sampler.vary(images, noises, given, 0.3), expected)
+        many, of_one = torch.randn(20_000, 4), torch.full((20_000,), classes - 1) if classes else None
+        of = latent if given is None else latent[given == classes - 1]
+        torch.testing.assert_close(density.deviation(many, of_one).std(0), of.std(0, correction=0), rtol=0.05, atol=1e-4)
 
     def test_loss_is_the_squared_error_and_the_latents_penalty(self) -> None:
         learner = new(AutoencoderSpec(network="dense", latent=4, width=2, latent_penalty=0.7), self.shape, 0)
@@ -470,7 +537,7 @@ class TestAutoencoder:
         assert isinstance(learner, Autoencoder)
         images, given = batch_of(self.shape, classes, rows=60)
         learn(learner, (images, given))
-        encoder = copy.deepcopy(learner.networks["autoencoder"].encoder).eval()  # type: ignore[operator]
+        encoder = copy.deepcopy(learner.average.encoder).eval()  # type: ignore[operator]
         with torch.no_grad():
             latents = encoder(images, given).double().numpy()
         parts = [slice(0, 7), slice(7, 8), slice(8, 60)]

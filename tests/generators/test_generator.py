@@ -116,6 +116,37 @@ class TestRows:
         part = any_generator.sample(range(start + first, start + first + length), seed=7)
         assert part.equals(wholes[start].slice(first, length), check_metadata=True)
 
+    @pytest.mark.parametrize("start", [0, FAR])
+    @given(data=st.data())
+    @settings(max_examples=15, deadline=None)
+    def test_a_variant_is_the_same_whatever_else_is_asked_for(
+        self, any_generator: Generator, data: st.DataObject, start: int
+    ) -> None:
+        images = np.random.default_rng(3).integers(0, 256, (200, 3, 12, 9), np.uint8)
+        classes = None if any_generator.spec.condition is None else np.arange(200) % 4
+        whole = any_generator.variants(images, range(start, start + 200), 7, classes, 2)
+        assert whole.dtype == np.uint8
+        assert len(np.unique(whole.reshape(200, -1), axis=0)) == 200
+        first = data.draw(st.one_of(st.sampled_from([0, 63, 64, 65, 128]), st.integers(0, 199)))
+        length = data.draw(st.one_of(st.sampled_from([1, 64]), st.integers(1, 200)).map(lambda n: min(n, 200 - first)))
+        part = slice(first, first + length)
+        rows = range(start + first, start + first + length)
+        given = None if classes is None else classes[part]
+        np.testing.assert_array_equal(any_generator.variants(images[part], rows, 7, given, 2), whole[part])
+        others = 255 - images  # in the neighbouring slots
+        others[first] = images[first]
+        mixed = any_generator.variants(others, range(start, start + 200), 7, classes, 2)
+        np.testing.assert_array_equal(mixed[first], whole[first])
+
+    def test_every_variant_is_another(self, any_generator: Generator) -> None:
+        images = np.random.default_rng(3).integers(0, 256, (1, 3, 12, 9), np.uint8).repeat(70, 0)
+        classes = None if any_generator.spec.condition is None else np.zeros(70, np.int64)
+        made = [
+            any_generator.variants(images, range(start, start + 70), seed, classes, variant)
+            for start, seed, variant in ((0, 7, 1), (0, 7, 2), (0, 8, 1), (70, 7, 1))
+        ]
+        assert len(np.unique(np.concatenate(made).reshape(280, -1), axis=0)) == 280
+
     def test_they_come_out_of_a_range_that_is_one_tile_and_one_that_is_not(self, unconditional: Generator) -> None:
         whole = unconditional.sample(range(192), seed=1)
         tiles = [unconditional.sample(range(start, start + 64), seed=1) for start in (0, 64, 128)]

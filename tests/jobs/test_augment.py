@@ -1,20 +1,157 @@
-"""Augmentation, killed: what a user finds after running the same command again."""
+"""Augmentation by Ray, whole, killed and continued: the bytes are those that one process would write."""
 
 import hashlib
+import json
+import pickle
 import subprocess
 import sys
 import time
+import urllib.request
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
 import raygen
+from raygen.jobs import augment
+from raygen.jobs.project import Project
+
+Write = Callable[..., Path]
+Trained = Callable[[dict[str, Any]], Project]
+ASKED: dict[str, dict[str, Any]] = {
+    "new rows": {"rows": 230, "balance": "label", "seed": 5},
+    "variants": {"variants": 2, "include_real": True, "format": {"images": "tensor"}, "shard_rows": 60},
+}
 
 
 def parts(folder: Path) -> dict[str, str]:
     return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(folder.iterdir())}
+
+
+def by_ray(base: dict[str, Any], trained: Trained, output: Path, workers: int, **asked: Any) -> dict[str, str]:
+    spec = {**base, "augment": {"shard_rows": 50, **asked, "workers": workers, "output": str(output)}}
+    trained(spec)
+    raygen.augment(spec)
+    return parts(output / "data")
+
+
+@pytest.mark.usefixtures("ray")
+def test_workers_write_what_one_process_would_in_any_order(
+    base: dict[str, Any], trained: Trained, write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More of them than there are CPUs, and the last shard first; and Prometheus sees what they write."""
+    asked = ASKED["variants"]
+    expected = parts(write("here", **asked) / "data")
+    true = augment._write
+    monkeypatch.setattr(augment, "_write", lambda *arguments: true(*arguments[:-1], arguments[-1][::-1]))
+    output = tmp_path / "out"
+    assert by_ray(base, trained, output, 3, **asked) == expected
+    sizes = [file.stat().st_size for file in (output / "data").iterdir()]
+    wanted = {"rows": 570.0, "shards": float(len(expected)), "bytes": float(sum(sizes))}
+    deadline, found = time.monotonic() + 60, metrics(output, *wanted)
+    while found != wanted and time.monotonic() < deadline:  # workers report every few seconds
+        time.sleep(0.2)
+        found = metrics(output, *wanted)
+    assert found == wanted
+
+
+def metrics(output: Path, *names: str) -> dict[str, float]:
+    """What Ray's endpoint for Prometheus says of an output, over all workers."""
+    import ray
+
+    node = ray.nodes()[0]
+    address = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
+    with urllib.request.urlopen(address, timeout=10) as answer:
+        lines = [line for line in answer.read().decode().splitlines() if f'"{output}"' in line]
+    values = {name: [line.split()[-1] for line in lines if line.startswith(f"ray_raygen_{name}_written")] for name in names}
+    return {name: sum(map(float, found)) for name, found in values.items()}
+
+
+@pytest.mark.usefixtures("ray")
+def test_the_stages_for_gpus_write_the_same(
+    base: dict[str, Any], trained: Trained, write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = parts(write("here", **ASKED["variants"]) / "data")
+
+    def streamed(items: Any, work: augment.Work, attempts: Any, workers: int, cpus: int) -> Any:
+        return augment._streamed(items, work, attempts, workers, 0)
+
+    monkeypatch.setattr(augment, "_fused", streamed)
+    assert by_ray(base, trained, tmp_path / "out", 2, **ASKED["variants"]) == expected
+
+
+@pytest.mark.parametrize("asked", [ASKED["new rows"], {**ASKED["new rows"], "include_real": True}], ids=len)
+def test_the_stages_for_gpus_one_by_one(write: Write, asked: dict[str, Any]) -> None:
+    """The same for new rows, without Ray; what the stages hand on is pickled."""
+    expected = parts(write("here", **asked) / "data")
+    begun: list[int] = []
+    attempts = SimpleNamespace(begin=SimpleNamespace(remote=begun.append))
+
+    def stages(project: Project, planned: Any, artifact: Any, output: Any, todo: list[Any]) -> None:
+        work = augment.work(project.augment, planned, artifact, output)
+        work = pickle.loads(pickle.dumps(work))
+        for shard in todo:
+            read = augment._read({"shard": np.array([json.dumps(shard.to_json())], object)}, work, attempts)
+            made = augment._Making(work)(pickle.loads(pickle.dumps(read)))
+            assert augment._write_made(pickle.loads(pickle.dumps(made)), work) == {"rows": [planned.size(shard)]}
+
+    assert parts(write("out", by=stages, **asked) / "data") == expected
+    assert begun == list(range(len(expected)))
+
+
+def test_a_shard_that_is_begun_again_is_counted() -> None:
+    attempts = augment._Attempts()
+    assert attempts.again() == 0
+    for shard in (0, 1, 2, 1, 1, 0):
+        attempts.begin(shard)
+    assert attempts.again() == 3
+
+
+@pytest.mark.usefixtures("ray")
+def test_where_the_one_who_counts_was_lost_there_is_nothing_to_tell() -> None:
+    import ray
+
+    attempts: Any = ray.remote(augment._Attempts).options(num_cpus=0).remote()
+    attempts.begin.remote(1)
+    attempts.begin.remote(1)
+    assert ray.get(attempts.again.remote()) == 1
+    ray.kill(attempts)
+    assert augment._ask(attempts) == 0
+
+
+def test_other_means_may_take_over_what_nobody_has_begun(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And then it is theirs: what they begin they can finish."""
+    real = augment.versions
+    writes: list[int] = []
+
+    def interrupted() -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(augment.Maker, "write", stopping)
+            with pytest.raises(KeyboardInterrupt):
+                write(rows=120)
+
+    true_write = augment.Maker.write
+
+    def stopping(self: Any, *arguments: Any) -> Any:
+        if writes:
+            true_write(self, *arguments)
+        writes.append(1)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(augment, "versions", lambda spec=None: {**real(spec), "torch": "1.0"})
+    interrupted()  # nothing made
+    monkeypatch.setattr(augment, "versions", real)
+    interrupted()  # one shard made, by us
+    monkeypatch.setattr(augment, "versions", lambda spec=None: {**real(spec), "torch": "1.0"})
+    with pytest.raises(raygen.OutputError, match=r"was begun with other means \(torch \d\S+ there, 1.0 here\)"):
+        write(rows=120)
+    monkeypatch.setattr(augment, "versions", real)
+    out = write(rows=120)
+    assert json.loads((out / "_raygen" / "plan.json").read_text())["made_by"]["torch"] == real()["torch"]
 
 
 @pytest.mark.slow

@@ -1,5 +1,7 @@
 """A plan says what any row shows: exactly as often as asked over all rows, about as often in every shard."""
 
+import itertools
+import json
 import time
 
 import numpy as np
@@ -7,7 +9,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raygen.jobs.plan import Plan, balanced, permutation, proportional
+from raygen.datasets.stream import Fragment
+from raygen.jobs.plan import (
+    MOST_CUTS,
+    NewRows,
+    Plan,
+    Shard,
+    Split,
+    Variants,
+    balanced,
+    filled_up,
+    permutation,
+    proportional,
+    splits,
+)
 
 SIZES = st.integers(1, 5000)
 SEEDS = st.integers(0, 2**63 - 1)
@@ -54,28 +69,31 @@ COUNTS = st.lists(st.integers(0, 400), min_size=1, max_size=12).filter(any)
 @given(counts=COUNTS, seed=SEEDS, shard_rows=st.integers(1, 500))
 def test_every_class_has_exactly_its_count(counts: list[int], seed: int, shard_rows: int) -> None:
     rows = sum(counts)
-    plan = Plan(rows, seed, shard_rows, tuple(counts))
-    whole = plan.classes(range(rows))
+    new = NewRows(rows, seed, shard_rows, tuple(counts))
+    plan = Plan(new, None)
+    whole = new.classes(range(rows))
     assert whole is not None
     assert whole.dtype == np.int64
     assert np.bincount(whole, minlength=len(counts)).tolist() == counts
-    shards = [plan.shard(index) for index in range(plan.shards)]
+    shards = list(plan)
+    assert len(shards) == plan.shards
+    assert plan.rows == sum(map(plan.size, shards)) == rows
     assert [row for shard in shards for row in shard.rows] == list(range(rows))  # each row once, in order
     assert all(len(shard.rows) == shard_rows for shard in shards[:-1])
     assert 1 <= len(shards[-1].rows) <= shard_rows
     some = shards[:: max(1, len(shards) // 5)]
     for shard in some:
-        np.testing.assert_array_equal(plan.classes(shard.rows), whole[shard.rows.start : shard.rows.stop])
+        np.testing.assert_array_equal(new.classes(shard.rows), whole[shard.start : shard.stop])
 
 
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("counts", [[2000] * 10, [10_000, 5000, 3000, 1500, 500], [19_000, 1000]], ids=str)
 def test_every_shard_is_mixed(counts: list[int], seed: int) -> None:
-    plan = Plan(sum(counts), seed, 1000, tuple(counts))
-    share = np.array(counts) / plan.rows
+    new = NewRows(sum(counts), seed, 1000, tuple(counts))
+    share = np.array(counts) / new.rows
     sigma = np.sqrt(1000 * share * (1 - share))
-    for index in range(plan.shards):
-        classes = plan.classes(plan.shard(index).rows)
+    for shard in Plan(new, None):
+        classes = new.classes(shard.rows)
         assert classes is not None
         found = np.bincount(classes, minlength=len(counts))
         assert (found > 0).all()
@@ -111,51 +129,167 @@ def test_known_counts() -> None:
     assert proportional(10**12 + 1, [1, 1]) == (500_000_000_001, 500_000_000_000)
 
 
+@settings(deadline=None)
+@given(real=COUNTS, to=st.none() | st.integers(1, 500))
+def test_filled_up_brings_every_class_up_to_one_level(real: list[int], to: int | None) -> None:
+    level = max(real) if to is None else to
+    after = [count + new for count, new in zip(real, filled_up(real, to), strict=True)]
+    assert after == [max(count, level) for count in real]
+
+
 def test_names_and_ranges_of_shards() -> None:
-    plan = Plan(10_001, 7, 5000, None)
+    plan = Plan(NewRows(10_001, 7, 5000, None), None)
     assert plan.shards == 3
-    assert [plan.shard(index) for index in range(3)] == [
-        (0, "part-00000-of-00003.parquet", range(5000)),
-        (1, "part-00001-of-00003.parquet", range(5000, 10_000)),
-        (2, "part-00002-of-00003.parquet", range(10_000, 10_001)),
+    assert list(plan) == [
+        (0, "part-00000-of-00003.parquet", 0, 5000, None),
+        (1, "part-00001-of-00003.parquet", 5000, 10_000, None),
+        (2, "part-00002-of-00003.parquet", 10_000, 10_001, None),
     ]
-    names = [Plan(123_456, 0, 1, None).shard(index).name for index in (0, 99_999, 123_455)]
-    assert names == ["part-00000-of-123456.parquet", "part-99999-of-123456.parquet", "part-123455-of-123456.parquet"]
-    assert Plan(10_000, 7, 5000, None).shards == 2
-    assert Plan(1, 7, 5000, None).shard(0).rows == range(1)
+    names = [shard.file for shard in Plan(NewRows(123_456, 0, 1, None), None)]
+    assert [names[index] for index in (0, 99_999, 123_455)] == [
+        "part-000000-of-123456.parquet",
+        "part-099999-of-123456.parquet",
+        "part-123455-of-123456.parquet",
+    ]
+    assert sorted(names) == names
+    assert Plan(NewRows(10_000, 7, 5000, None), None).shards == 2
+    assert [shard.rows for shard in Plan(NewRows(1, 7, 5000, None), None)] == [range(1)]
 
 
 def test_without_a_condition_there_are_no_classes() -> None:
-    assert Plan(10, 7, 5, None).classes(range(10)) is None
+    assert NewRows(10, 7, 5, None).classes(range(10)) is None
 
 
 def test_seeds_give_other_orders_of_the_same_counts() -> None:
-    plans = [Plan(1000, seed, 100, (500, 500)) for seed in (1, 2, 1)]
-    first, second, again = (plan.classes(range(1000)) for plan in plans)
+    first, second, again = (NewRows(1000, seed, 100, (500, 500)).classes(range(1000)) for seed in (1, 2, 1))
     np.testing.assert_array_equal(first, again)
     assert (first != second).any()
 
 
 def test_the_order_never_changes() -> None:
     """A new release that dealt otherwise would fill the second half of a dataset with rows of another plan."""
-    classes = Plan(20, 7, 5, (8, 7, 5)).classes(range(20))
+    classes = NewRows(20, 7, 5, (8, 7, 5)).classes(range(20))
     assert classes is not None
     assert classes.tolist() == [2, 0, 1, 2, 1, 2, 1, 0, 0, 1, 0, 1, 0, 0, 0, 2, 2, 0, 1, 1]
 
 
 def test_rows_far_out_are_answered_at_once() -> None:
     rows = 10**12
-    plan = Plan(rows, 7, 5000, balanced(rows, [1] * 10))
+    new = NewRows(rows, 7, 5000, balanced(rows, [1] * 10))
     began = time.perf_counter()
-    shard = plan.shard(plan.shards - 1)
-    classes = plan.classes(shard.rows)
+    assert Plan(new, None).shards == 200_000_000
+    first = list(itertools.islice(Plan(new, None), 2))
+    classes = new.classes(range(rows - 5000, rows))
     assert time.perf_counter() - began < 1
-    assert shard.rows == range(rows - 5000, rows)
-    assert shard.name == "part-199999999-of-200000000.parquet"
+    assert first[1] == (1, "part-000000001-of-200000000.parquet", 5000, 10_000, None)
     assert classes is not None
     assert (np.abs(np.bincount(classes, minlength=10) - 500) < 110).all()
 
 
-def test_json_there_and_back() -> None:
-    for plan in (Plan(10, 7, 5, (4, 6)), Plan(10, 7, 5, None)):
-        assert Plan.from_json(plan.to_json()) == plan
+@settings(max_examples=40, deadline=None)
+@given(counts=COUNTS, start=st.integers(0, 2**53 - 1), shard_rows=st.integers(1, 500))
+def test_rows_can_begin_anywhere(counts: list[int], start: int, shard_rows: int) -> None:
+    here, there = (NewRows(sum(counts), 7, shard_rows, tuple(counts), first) for first in (0, start))
+    assert [shard.rows for shard in Plan(there, None)] == [
+        range(start + shard.start, start + shard.stop) for shard in Plan(here, None)
+    ]
+    np.testing.assert_array_equal(
+        there.classes(range(start, start + there.rows)),
+        here.classes(range(here.rows)),
+    )
+
+
+@settings(max_examples=40, deadline=None)
+@given(counts=COUNTS, start=st.integers(0, 10**6), shard_rows=st.integers(1, 500))
+def test_a_folder_has_the_rows_of_its_class_only(counts: list[int], start: int, shard_rows: int) -> None:
+    folders = tuple(f"label={index}" for index in range(len(counts)))
+    new = NewRows(sum(counts), 7, shard_rows, tuple(counts), start, folders)
+    shards = list(Plan(new, None))
+    assert len(shards) == Plan(new, None).shards
+    assert [row for shard in shards for row in shard.rows] == list(range(start, start + new.rows))
+    found = dict.fromkeys(folders, 0)
+    for number, shard in enumerate(shards):
+        folder, _, name = shard.file.partition("/")
+        assert name == f"part-{number:05d}-of-{len(shards):05d}.parquet"
+        assert set(new.classes(shard.rows).tolist()) == {folders.index(folder)}  # type: ignore[union-attr]
+        assert 1 <= len(shard.rows) <= shard_rows
+        found[folder] += len(shard.rows)
+    assert list(found.values()) == counts
+
+
+def fragments(groups: list[list[int]]) -> list[Fragment]:
+    """The row groups of files, by their rows."""
+    found, offset = [], 0
+    for file, rows in enumerate(groups):
+        start = 0
+        for index, size in enumerate(rows):
+            found.append(Fragment(f"{file}.parquet", index, start, offset, size))
+            start, offset = start + size, offset + size
+    return found
+
+
+GROUPS = st.lists(st.lists(st.integers(0, 40) | st.sampled_from([0, 1, 1000, 5000]), max_size=6), max_size=4)
+
+
+@settings(max_examples=200, deadline=None)
+@given(groups=GROUPS, rows=st.integers(1, 60))
+def test_splits_cover_every_row_once_and_in_order(groups: list[list[int]], rows: int) -> None:
+    of = fragments(groups)
+    cut = list(splits(of, rows))
+    assert [row for _, numbers in cut for row in numbers] == list(range(sum(map(sum, groups))))
+    address = {fragment.offset + n: (fragment.file, fragment.start + n) for fragment in of for n in range(fragment.rows)}
+    for split, numbers in cut:
+        assert len(numbers) > 0
+        assert 0 <= split.first < split.last
+        for at in (0, -1):  # the rows that a reader finds there are the ones of these numbers, in one file
+            assert address[numbers[at]] == (split.file, split.row + (at % len(numbers)))
+        here = [
+            fragment for fragment in of if fragment.file == split.file and split.first <= fragment.row_group < split.last
+        ]
+        assert here[0].start + split.skip == split.row
+        assert split.skip + len(numbers) <= sum(fragment.rows for fragment in here)
+        if len(here) > 1:  # together only what is small enough, and whole
+            assert (split.skip, len(numbers)) == (0, sum(fragment.rows for fragment in here))
+            assert len(numbers) <= rows
+    for fragment in of:
+        pieces = [numbers for split, numbers in cut if split.file == fragment.file and split.first == fragment.row_group]
+        assert len(pieces) <= MOST_CUTS
+        if rows < fragment.rows <= rows * MOST_CUTS:
+            assert max(map(len, pieces)) <= rows
+            assert max(map(len, pieces[:-1])) == min(map(len, pieces[:-1]))  # even
+
+
+def test_known_splits() -> None:
+    of = fragments([[3, 0, 4, 4], [0], [10, 2]])
+    assert list(splits(of, 8)) == [
+        (("0.parquet", 0, 3, 0, 0), range(7)),
+        (("0.parquet", 3, 4, 0, 7), range(7, 11)),
+        (("2.parquet", 0, 1, 0, 0), range(11, 16)),
+        (("2.parquet", 0, 1, 5, 5), range(16, 21)),
+        (("2.parquet", 1, 2, 0, 10), range(21, 23)),
+    ]
+    assert [len(numbers) for _, numbers in splits(fragments([[1600]]), 1)] == [100] * MOST_CUTS
+    assert list(splits(fragments([[0], []]), 5)) == []
+
+
+def test_new_rows_come_first_and_real_ones_behind() -> None:
+    of = tuple(splits(fragments([[5, 5]]), 5))
+    plan = Plan(NewRows(7, 0, 4, None), Variants(of, 0, True))
+    assert (plan.shards, plan.rows) == (4, 17)
+    assert [shard.file for shard in plan] == [f"part-{number:05d}-of-00004.parquet" for number in range(4)]
+    assert [(shard.rows, plan.size(shard)) for shard in plan] == [
+        (range(4), 4),
+        (range(4, 7), 3),
+        (range(5), 5),
+        (range(5, 10), 5),
+    ]
+    plan = Plan(None, Variants(of, 3, True))
+    assert (plan.shards, plan.rows, [plan.size(shard) for shard in plan]) == (2, 40, [20, 20])
+    plan = Plan(None, Variants(of, 3, False))
+    assert (plan.rows, [plan.size(shard) for shard in plan]) == (30, [15, 15])
+
+
+@pytest.mark.parametrize("split", [None, Split("a.parquet", 1, 3, 0, 20)])
+def test_json_there_and_back(split: Split | None) -> None:
+    shard = Shard(3, "label=a/part-00003-of-00004.parquet", 5, 9, split)
+    assert Shard.from_json(json.loads(json.dumps(shard.to_json()))) == shard

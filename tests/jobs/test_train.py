@@ -10,14 +10,22 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
+import pyarrow as pa
 import pytest
+import torch
 import yaml
 
 import raygen
+from raygen.datasets.codec import Codec
+from raygen.datasets.columns import Category
+from raygen.generators.generator import Generator, untrained
+from raygen.jobs import evaluate
 from raygen.jobs.project import Project
-from raygen.jobs.train import placement
-from raygen.spec import load_spec
+from raygen.jobs.report import write
+from raygen.jobs.train import placement, train
+from raygen.spec import CategoryField, ImageField, TransformsSpec, load_spec
 
 
 def command(job: str, spec: dict[str, Any], folder: Path) -> list[str]:
@@ -95,6 +103,56 @@ def test_a_diverged_training_says_so_and_leaves_no_generator(ray: None, small: d
     with pytest.raises(raygen.RaygenError, match="the training diverged"):
         raygen.train(spec)
     assert not (Path(spec["storage"]) / spec["name"] / "generators").exists()
+
+
+def test_a_family_with_nothing_to_learn_is_written_at_once_and_evaluated_by_its_variants(
+    ray: None, small: dict[str, Any]
+) -> None:
+    gentle = {"rotate": 2, "translate": 0, "scale": [1, 1], "brightness": 0, "contrast": 0}
+    asked = {**small, "generator": {"family": "transforms", "condition": "label", **gentle}, "augment": {"variants": 1}}
+    asked["train"] = {"batch_size": 4096}  # more than there are: nothing is learnt from them
+    project = Project(load_spec(asked))
+    began = time.monotonic()
+    generator = Generator.load(train(project).uri)
+    assert time.monotonic() - began < 20
+    assert not (run_folder(asked) / "metrics.jsonl").exists()
+    assert not (run_folder(asked) / "checkpoints").exists()
+    assert train(project).name == generator.digest
+
+    report = evaluate.evaluate(project)
+    assert report["variants"]
+    (agreement,) = (metric for metric in report["metrics"] if metric["name"] == "label_agreement")
+    assert agreement["value"] > 0.9 * agreement["ceiling"] > 0.3  # by chance: 0.1
+    assert evaluate.evaluated(project) is not None
+    page = (write(project).local or Path()) / "report.html"
+    assert "It has nothing to learn" in page.read_text()
+    assert "its variants, not chosen" in page.read_text()
+
+
+@pytest.mark.parametrize("rows", [7, 300])
+def test_what_is_evaluated_are_variants_with_the_labels_of_their_rows(rows: int) -> None:
+    """Rows that say their label in their shade: variants have it still."""
+    spec = TransformsSpec(condition="label", rotate=0, scale=[1, 1], brightness=0, contrast=0, translate=0.1)
+    arrow = pa.schema([("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])), ("label", pa.int64())])
+    fields = {"image": ImageField(height=8, width=8, channels=1), "label": CategoryField()}
+    codec = Codec.of(fields, arrow, {"label": Category(tuple(range(5)), (9,) * 5)})
+    generator = Generator(spec, codec, untrained(spec, codec, torch.device("cpu")).exported())
+    classes = np.arange(rows) % 5
+    images = np.repeat(40 * classes + 30, 64).reshape(rows, 1, 8, 8).astype(np.uint8)
+    made = evaluate.variants(generator, evaluate.Rows(images, classes), 100, 0, 0.5)
+    assert made.classes is not None
+    assert len(made.images) == len(made.classes) == 100
+    np.testing.assert_array_equal(made.images.max((1, 2, 3)), 40 * made.classes + 30)
+    assert len(np.unique(made.images.reshape(100, -1), axis=0)) > 70  # not one variant again and again
+
+
+def test_a_report_is_of_new_rows_or_of_variants_never_of_the_other(ray: None, small: dict[str, Any]) -> None:
+    raygen.train(small)
+    new, varied, farther = ({"rows": 10}, {"variants": 1}, {"variants": 1, "strength": 0.9})
+    inputs = {evaluate._inputs(Project(load_spec({**small, "augment": asked}))) for asked in (new, varied, farther)}
+    assert len(inputs) == 3
+    twice = evaluate._inputs(Project(load_spec({**small, "augment": {"variants": 2}})))
+    assert twice in inputs
 
 
 def test_the_resolved_spec_is_beside_the_run(ray: None, small: dict[str, Any]) -> None:
