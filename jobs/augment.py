@@ -8,7 +8,6 @@ import functools
 import json
 import math
 import time
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -188,60 +187,47 @@ def _write(project: Project, planned: Plan, artifact: Folder, output: Output, to
     """Have the shards made, and show how it goes."""
     if not todo:
         return
-    import ray
     import ray.data
-    from ray.util.metrics import Counter as Metric
 
     asked = project.augment
     told = work(asked, planned, artifact, output)
-    attempts: Any = ray.remote(_Attempts).options(num_cpus=0).remote()
     # In-memory items need no read task, so workers may hold every CPU.
     items = ray.data.from_items(
         [{"shard": json.dumps(shard.to_json())} for shard in todo], override_num_blocks=min(len(todo), MOST_BLOCKS)
     )
     gpus, cpus = resources()
     workers = min(len(todo), (gpus or cpus) if asked.workers == "auto" else asked.workers)
-    if gpus:
-        receipts = _streamed(items, told, attempts, workers, 1 / math.ceil(workers / gpus))
-    else:
-        receipts = _fused(items, told, attempts, workers, cpus)
+    share = 1 / math.ceil(workers / (gpus or cpus))  # more workers than GPUs, or CPUs, share them
+    receipts = (_streamed if gpus else _fused)(items, told, workers, share)
     rows = planned.rows - sum(planned.size(shard) for shard in todo)
-    again = 0
-    counter = Metric("raygen_shards_retried", "Shards begun again, after what was making them was lost", ("output",))
+    retried = 0
     with progress.bar("augment", planned.rows, "rows", rows) as shown, stream.user_errors():
-        asked_at = 0.0
         for row in receipts.iter_rows():
             rows += row["rows"]
-            if time.monotonic() - asked_at > progress.POLL_SECONDS:
-                asked_at = time.monotonic()
-                retried = max(again, _ask(attempts))
-                if retried > again:
-                    counter.inc(retried - again, {"output": output.folder.uri})
-                    again = retried
+            retried += row["retried"]
             note = f"{workers} worker{'s' if workers > 1 else ''}"
-            shown.update(rows, note + (f", {again} shard{'s' if again > 1 else ''} retried" if again else ""))
-    ray.kill(attempts)
+            shown.update(rows, note + (f", {retried} shard{'s' if retried > 1 else ''} retried" if retried else ""))
 
 
-def _fused(items: Any, work: Work, attempts: Any, workers: int, cpus: int) -> Any:
+def _fused(items: Any, work: Work, workers: int, cpu: float) -> Any:
     """Without a GPU one worker does all of a shard: there is nothing that could wait for something else."""
     import ray.data
 
     return items.map_batches(
         _Writer,
-        fn_constructor_args=(work, attempts),
+        fn_constructor_args=(work,),
         batch_size=1,
         compute=ray.data.ActorPoolStrategy(size=workers),
-        num_cpus=1 / math.ceil(workers / cpus),  # more workers than CPUs share them
+        num_cpus=cpu,
     )
 
 
-def _streamed(items: Any, work: Work, attempts: Any, workers: int, gpu: float) -> Any:
+def _streamed(items: Any, work: Work, workers: int, gpu: float) -> Any:
     """With GPUs, reading and decoding, making, and encoding and writing overlap, so that no GPU waits for PNG or S3. The
     workers that hold a GPU, or a share of it, hold no CPU, so that the tasks before and after them always find one."""
     import ray.data
 
-    read = items.map_batches(_read, fn_args=(work, attempts), batch_size=1, num_cpus=1)
+    read = items.map_batches(_read, fn_args=(work,), batch_size=1, num_cpus=1)
     made = read.map_batches(
         _Making,
         fn_constructor_args=(work,),
@@ -253,27 +239,12 @@ def _streamed(items: Any, work: Work, attempts: Any, workers: int, gpu: float) -
     return made.map_batches(_write_made, fn_args=(work,), batch_size=1, num_cpus=1)
 
 
-class _Attempts:
-    """Counts how often shards are begun: once, unless what made them was lost."""
-
-    def __init__(self) -> None:
-        self.begun: Counter[int] = Counter()
-
-    def begin(self, shard: int) -> None:
-        self.begun[shard] += 1
-
-    def again(self) -> int:
-        return self.begun.total() - len(self.begun)
-
-
-def _ask(attempts: Any) -> int:
-    """How many shards were begun again; 0 where the one who counts was lost."""
+def begun_before() -> bool:
+    """Whether what runs this was lost before and begun again."""
     import ray
 
-    try:
-        return int(ray.get(attempts.again.remote(), timeout=1))
-    except (ray.exceptions.RayError, TimeoutError):
-        return 0
+    worker: Any = ray._private.worker.global_worker  # Ray says it only here
+    return bool(worker.connected and worker.core_worker.get_current_task_attempt_number() > 0)
 
 
 class _Metrics:
@@ -287,32 +258,34 @@ class _Metrics:
         self.rows = Metric("raygen_rows_written", "Rows in finished shards", ("output",))
         self.bytes = Metric("raygen_bytes_written", "Bytes of finished shards", ("output",))
         self.shards = Metric("raygen_shards_written", "Finished shards", ("output",))
+        self.retried = Metric("raygen_shards_retried", "Shards made again, since what made them was lost", ("output",))
         bounds = [0.1, 0.3, 1, 3, 10, 30, 100, 300]
         self.seconds = Histogram("raygen_shard_seconds", "Time to make or write a shard", bounds, ("output",))
 
-    def count(self, rows: int, size: int, seconds: float) -> None:
+    def count(self, rows: int, size: int, seconds: float) -> dict[str, Any]:
+        """Count a finished shard; returns what the driver gets to know of it."""
+        retried = begun_before()
         self.rows.inc(rows, self.tags)
         self.bytes.inc(size, self.tags)
         self.shards.inc(1, self.tags)
+        if retried:
+            self.retried.inc(1, self.tags)
         self.seconds.observe(seconds, self.tags)
+        return {"rows": [rows], "retried": [int(retried)]}
 
 
 class _Writer:
     """Makes and writes shards."""
 
-    def __init__(self, work: Work, attempts: Any) -> None:
-        self.maker, self.output, self.attempts = work.maker(), Output(Folder(work.output)), attempts
-        self.metrics = _Metrics(work.output)
+    def __init__(self, work: Work) -> None:
+        self.maker, self.output, self.metrics = work.maker(), Output(Folder(work.output)), _Metrics(work.output)
 
     def __call__(self, items: dict[str, Any]) -> Iterator[dict[str, Any]]:
         for text in items["shard"]:
             shard = Shard.from_json(json.loads(text))
-            self.attempts.begin.remote(shard.number)
             began = time.monotonic()
             receipt = self.maker.write(self.output, shard, self.maker.tables(shard))
-            rows = self.maker.plan.size(shard)
-            self.metrics.count(rows, receipt.bytes, time.monotonic() - began)
-            yield {"rows": [rows]}
+            yield self.metrics.count(self.maker.plan.size(shard), receipt.bytes, time.monotonic() - began)
 
 
 @functools.cache
@@ -321,10 +294,9 @@ def _here(work: Work) -> tuple[Maker, Output, _Metrics]:
     return work.maker("cpu"), Output(Folder(work.output)), _Metrics(work.output)
 
 
-def _read(items: dict[str, Any], work: Work, attempts: Any) -> dict[str, Any]:
+def _read(items: dict[str, Any], work: Work) -> dict[str, Any]:
     maker, _, _ = _here(work)
     shard = Shard.from_json(json.loads(items["shard"][0]))
-    attempts.begin.remote(shard.number)
     return {"shard": items["shard"], "pieces": _object(list(maker.read(shard)))}
 
 
@@ -344,9 +316,7 @@ def _write_made(items: dict[str, Any], work: Work) -> dict[str, Any]:
     shard = Shard.from_json(json.loads(items["shard"][0]))
     began = time.monotonic()
     receipt = maker.write(output, shard, (maker.table(piece, made) for piece, made in items["pieces"][0]))
-    rows = maker.plan.size(shard)
-    metrics.count(rows, receipt.bytes, time.monotonic() - began)
-    return {"rows": [rows]}
+    return metrics.count(maker.plan.size(shard), receipt.bytes, time.monotonic() - began)
 
 
 def _object(value: Any) -> np.ndarray:

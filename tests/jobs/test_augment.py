@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import pickle
 import subprocess
 import sys
@@ -9,7 +10,6 @@ import time
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -77,8 +77,8 @@ def test_the_stages_for_gpus_write_the_same(
 ) -> None:
     expected = parts(write("here", **ASKED["variants"]) / "data")
 
-    def streamed(items: Any, work: augment.Work, attempts: Any, workers: int, cpus: int) -> Any:
-        return augment._streamed(items, work, attempts, workers, 0)
+    def streamed(items: Any, work: augment.Work, workers: int, cpu: float) -> Any:
+        return augment._streamed(items, work, workers, 0)
 
     monkeypatch.setattr(augment, "_fused", streamed)
     assert by_ray(base, trained, tmp_path / "out", 2, **ASKED["variants"]) == expected
@@ -88,39 +88,34 @@ def test_the_stages_for_gpus_write_the_same(
 def test_the_stages_for_gpus_one_by_one(write: Write, asked: dict[str, Any]) -> None:
     """The same for new rows, without Ray; what the stages hand on is pickled."""
     expected = parts(write("here", **asked) / "data")
-    begun: list[int] = []
-    attempts = SimpleNamespace(begin=SimpleNamespace(remote=begun.append))
 
     def stages(project: Project, planned: Any, artifact: Any, output: Any, todo: list[Any]) -> None:
         work = augment.work(project.augment, planned, artifact, output)
         work = pickle.loads(pickle.dumps(work))
         for shard in todo:
-            read = augment._read({"shard": np.array([json.dumps(shard.to_json())], object)}, work, attempts)
+            read = augment._read({"shard": np.array([json.dumps(shard.to_json())], object)}, work)
             made = augment._Making(work)(pickle.loads(pickle.dumps(read)))
-            assert augment._write_made(pickle.loads(pickle.dumps(made)), work) == {"rows": [planned.size(shard)]}
+            assert augment._write_made(pickle.loads(pickle.dumps(made)), work) == {
+                "rows": [planned.size(shard)],
+                "retried": [0],
+            }
 
     assert parts(write("out", by=stages, **asked) / "data") == expected
-    assert begun == list(range(len(expected)))
-
-
-def test_a_shard_that_is_begun_again_is_counted() -> None:
-    attempts = augment._Attempts()
-    assert attempts.again() == 0
-    for shard in (0, 1, 2, 1, 1, 0):
-        attempts.begin(shard)
-    assert attempts.again() == 3
 
 
 @pytest.mark.usefixtures("ray")
-def test_where_the_one_who_counts_was_lost_there_is_nothing_to_tell() -> None:
+def test_what_is_begun_again_knows_it(tmp_path: Path) -> None:
     import ray
 
-    attempts: Any = ray.remote(augment._Attempts).options(num_cpus=0).remote()
-    attempts.begin.remote(1)
-    attempts.begin.remote(1)
-    assert ray.get(attempts.again.remote()) == 1
-    ray.kill(attempts)
-    assert augment._ask(attempts) == 0
+    def lost_once() -> bool:
+        if not (tmp_path / "begun").exists():
+            (tmp_path / "begun").touch()
+            os._exit(1)
+        return augment.begun_before()
+
+    assert ray.get(ray.remote(lost_once).options(max_retries=1).remote())
+    assert not ray.get(ray.remote(lost_once).remote())
+    assert not augment.begun_before()
 
 
 def test_other_means_may_take_over_what_nobody_has_begun(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:

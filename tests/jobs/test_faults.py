@@ -143,6 +143,12 @@ def test_s3_is_away_for_long(scene: Build, s3: str, s3_server: Server) -> None:
 def test_connections_to_s3_break(scene: Build, s3: str, s3_server: Server) -> None:
     with Proxy(s3_server.port) as proxy:
         job = scene(Bucket(s3_server, s3), RAY_ADDRESS="local", **s3_server.environment(endpoint=proxy.url))
+        proxy.order(Fault("request", "reset", 1000, times=None, match="^PUT .*/part-00007"))
+        with job.watched():
+            ended = job.end()
+        assert ended.refused, ended
+        assert "part-00007" in ended.said[0]
+        assert not [name for name in job.place.list("_raygen/receipts") if name.startswith("00007")]
         proxy.order(
             Fault("request", "stall", 1000, seconds=3, times=2, match="^PUT .*part-0000[0-5]"),
             Fault("answer", "stall", 0, seconds=3, times=2, match="^PUT .*part-0000[6-9]"),
@@ -181,6 +187,23 @@ def test_two_jobs_on_one_output(
     assert "belongs to another job (augment.seed " in ended[1 - won].said[0]
     job.reference = undisturbed(*OTHER) if won else job.reference
     job.check()
+
+
+def test_a_claim_that_comes_too_late(scene: Build, cluster: Any, s3: str, s3_server: Server) -> None:
+    """Another job's plan arrives while this one's is on its way."""
+    with Proxy(s3_server.port) as proxy:
+        job = scene(Bucket(s3_server, s3), **reach(cluster), **s3_server.environment(endpoint=proxy.url))
+        proxy.order(Fault("request", "stall", 0, seconds=10, times=1, match="^PUT .*/plan.json"))
+        with job.command() as command:
+            assert command.wait_for(lambda: bool(proxy.struck))
+            bucket, _, key = s3.removeprefix("s3://").partition("/")
+            theirs = b'{"augment": {"seed": 8}}'
+            s3_server.client().put_object(Bucket=bucket, Key=f"{key}/_raygen/plan.json", Body=theirs)
+            ended = command.end()
+        assert ended.refused, ended
+        assert "belongs to another job" in ended.said[0]
+        assert job.place.read("_raygen/plan.json") == theirs
+        assert not job.place.list("data")
 
 
 def test_a_full_disk(scene: Build, tmp_path: Path) -> None:
