@@ -450,7 +450,7 @@ class TestDigest:
         for name, tensor in state.items():
             kept = tensor.clone()
             if tensor.is_floating_point():
-                first = tensor.view(-1)[:1]
+                first = tensor[(0,) * tensor.ndim]
                 first.copy_(torch.nextafter(first, torch.tensor(torch.inf)))
             else:
                 tensor.add_(1)
