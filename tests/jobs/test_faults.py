@@ -164,7 +164,7 @@ def test_connections_to_s3_break(scene: Build, s3: str, s3_server: Server) -> No
         job.recover()
 
 
-@pytest.mark.parametrize("on_s3", [False, True])
+@pytest.mark.parametrize("on_s3", [True])
 def test_two_drivers_of_one_dataset(on_s3: bool, scene: Build, s3: str, s3_server: Server) -> None:
     job = scene(Bucket(s3_server, s3) if on_s3 else None)
     one_each = ["--set", "augment.workers=1"]
@@ -174,7 +174,7 @@ def test_two_drivers_of_one_dataset(on_s3: bool, scene: Build, s3: str, s3_serve
     job.check()
 
 
-@pytest.mark.parametrize("on_s3", [False, True])
+@pytest.mark.parametrize("on_s3", [False])
 def test_two_jobs_on_one_output(
     on_s3: bool, scene: Build, undisturbed: Callable[..., faults.Hashes], s3: str, s3_server: Server
 ) -> None:
