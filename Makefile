@@ -3,13 +3,16 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test lint bench setup clean
+.PHONY: demo test faults lint bench setup clean
 
 demo: $(READY)  ## The main job: digits in, a GAN and 50,000 synthetic digits out
 	$(BIN)/raygen run examples/digits.yaml
 
 test: $(READY)
 	$(BIN)/python -m pytest
+
+faults: $(READY)  ## Jobs, nodes and servers are killed: minutes, and as root, for the full disk
+	$(BIN)/python -m pytest -m faults
 
 lint: $(READY)
 	$(BIN)/ruff check .

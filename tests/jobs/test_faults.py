@@ -16,7 +16,7 @@ from s3 import Fault, Proxy, Server
 
 from raygen.jobs.project import Project
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]
 
 SHARDS = 40
 OTHER = ["--set", "augment.seed=8"]
