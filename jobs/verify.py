@@ -21,13 +21,12 @@ from raygen.errors import DataError, OutputError
 from raygen.generators.generator import TILE, Generator, default_device, versions
 from raygen.jobs import augment, progress
 from raygen.jobs.plan import Plan, Shard, plan
-from raygen.jobs.shards import VARIANT
+from raygen.jobs.shards import ROWS_AT_ONCE, VARIANT
 from raygen.spec import AugmentSpec, ImageField
 
 TOLERANCE = 2
 """How far a pixel, 0 to 255, may be off where the rows were made by another device type or other library versions."""
 READ_AT_ONCE = 8 << 20
-ROWS_AT_ONCE = 1024
 
 
 @dataclass
