@@ -23,7 +23,7 @@ from raygen.generators.base import STRENGTH
 from raygen.generators.generator import Generator, versions
 from raygen.jobs import evaluate, progress
 from raygen.jobs.plan import Plan, Shard, plan
-from raygen.jobs.project import Project
+from raygen.jobs.project import Project, write_json
 from raygen.jobs.shards import Maker
 from raygen.spec import AugmentSpec, FormatSpec
 
@@ -101,7 +101,7 @@ def augment(project: Project) -> dict[str, Any]:
     output.folder.check_writable()
     job["made_by"] = {**versions(generator.spec), "device": "cuda" if resources()[0] else "cpu"}
     target = output
-    if project.overwrite and (found := output.plan()) is not None and differing(found, job):
+    if _replaces(project, job):
         target = output.successor(job)
     target.claim(job)
     shards = list(planned)
@@ -148,7 +148,7 @@ def _check_maker(output: Output, job: dict[str, Any], begun: bool) -> None:
     if there == here:
         return
     if not begun:
-        output.meta.write(PLAN, json.dumps(job, indent=1, ensure_ascii=False).encode())  # those made nothing of it
+        write_json(output.meta, PLAN, job)  # those made nothing of it
         return
     different = [key for key in here if there.get(key) != here[key]]
     shown = ", ".join(f"{key} {there.get(key)} there, {here[key]} here" for key in different)
@@ -178,9 +178,15 @@ def written(project: Project) -> dict[str, Any] | None:
 
 def _written(project: Project, job: dict[str, Any]) -> dict[str, Any] | None:
     project.output.recover()
-    if project.overwrite and (found := project.output.plan()) is not None and differing(found, job):
+    if _replaces(project, job):
         return None
     return project.output.manifest() if project.output.check(job) else None
+
+
+def _replaces(project: Project, job: dict[str, Any]) -> bool:
+    """Whether another job's dataset is there, and may be replaced."""
+    found = project.output.plan() if project.overwrite else None
+    return found is not None and bool(differing(found, job))
 
 
 def _write(project: Project, planned: Plan, artifact: Folder, output: Output, todo: list[Shard]) -> None:
