@@ -1,8 +1,10 @@
 """Where Ray runs: the cluster of ``RAY_ADDRESS``, or this machine."""
 
 import contextlib
+import importlib
 import logging
 import os
+import threading
 import warnings
 from collections.abc import Iterator
 
@@ -10,12 +12,13 @@ from raygen.errors import ResourceError
 
 
 @contextlib.contextmanager
-def connected(verbose: bool = False, training: bool = True) -> Iterator[None]:
+def connected(verbose: bool = False, training: bool = True, meanwhile: str = "ray.data") -> Iterator[None]:
     """Connect for the length of the block, unless somebody has already connected, and then leave that be.
 
     Args:
         verbose: show Ray's own messages and the output of its workers.
         training: whether Ray Train will be used, which asks Ray's dashboard; without it a local Ray is up sooner.
+        meanwhile: a module to import while Ray starts, which is mostly waiting.
 
     Raises:
         ResourceError: the cluster of ``RAY_ADDRESS`` does not answer.
@@ -29,7 +32,7 @@ def connected(verbose: bool = False, training: bool = True) -> Iterator[None]:
         return
     level = logging.INFO if verbose else logging.ERROR
     try:
-        with _hushed(not verbose):
+        with _hushed(not verbose), _imported(meanwhile):
             dashboard = None if training else False  # of a cluster that is there already, this changes nothing
             ray.init(logging_level=level, log_to_driver=verbose, include_dashboard=dashboard)
     except (ConnectionError, RuntimeError) as error:
@@ -46,6 +49,22 @@ def connected(verbose: bool = False, training: bool = True) -> Iterator[None]:
             yield
     finally:
         ray.shutdown()
+
+
+@contextlib.contextmanager
+def _imported(module: str) -> Iterator[None]:
+    """Import a module while the block runs. What the import raises, whoever imports it next is told."""
+
+    def load() -> None:
+        with contextlib.suppress(Exception):
+            importlib.import_module(module)
+
+    thread = threading.Thread(target=load, name=f"import {module}")
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
 
 
 @contextlib.contextmanager
@@ -67,6 +86,7 @@ def _hushed(hush: bool) -> Iterator[None]:
 def _quieten(verbose: bool) -> None:
     # An ancestor `uv run` would make Ray rebuild every worker's environment.
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+    os.environ.setdefault("RAY_DATA_USAGE_DISABLED", "1")  # nobody is told what is done with the data; and one actor less
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # the future default; else a warning at every start
     if verbose:
         return

@@ -2,6 +2,8 @@
 
 import io
 import math
+import struct
+import zlib
 from collections.abc import Callable
 
 import numpy as np
@@ -87,7 +89,7 @@ def encode(images: np.ndarray, kind: pa.DataType) -> pa.Array:
     if shape is not None:
         flat = np.ascontiguousarray(images if _channels_first(shape) else images.transpose(0, 2, 3, 1)).reshape(-1)
         return _nest(pa.array(flat.astype(np.float32) / 255 if at.is_floating(value) else flat).cast(value), kind, shape)
-    pngs = [_png(image) for image in images]
+    pngs = _pngs(images)
     if not at.is_struct(kind):
         return pa.array(pngs, kind)
     return pa.StructArray.from_arrays(
@@ -116,11 +118,29 @@ def decode_one(data: bytes, channels: int | None = None) -> np.ndarray:
     return pixels.reshape(*pixels.shape[:2], channels)
 
 
-def _png(image: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    picture = Image.fromarray(image[0] if len(image) == 1 else np.ascontiguousarray(image.transpose(1, 2, 0)))
-    picture.save(buffer, "PNG", compress_level=3)  # level 6 is no smaller on digits, and takes half as long again
-    return buffer.getvalue()
+def _pngs(images: np.ndarray) -> list[bytes]:
+    """PNG files of uint8 images ``(n, 1 or 3, height, width)``; each depends on its own pixels alone, and on zlib.
+
+    Pillow takes two to four times as long, half of the time that a row of digits took to make, for files that are 8 % larger
+    for digits, and 3 % smaller for photographs.
+    The format is that of https://www.w3.org/TR/png-3/: a line of pixels follows the number of its filter, 0 for as they are,
+    2 for the differences from the line above, which compress better unless the picture is flat, like a drawing.
+    """
+    n, channels, height, width = images.shape
+    lines = images.transpose(0, 2, 3, 1).reshape(n, height, width * channels)
+    filtered = np.empty((n, height, 1 + width * channels), np.uint8)
+    flat = (lines + np.uint8(1) < 2).mean((1, 2)) > 0.5  # most bytes are 0 or 255
+    filtered[:, :, 0] = np.where(flat, 0, 2)[:, None]
+    filtered[:, :, 1:] = lines
+    filtered[~flat, 1:, 1:] -= lines[~flat, :-1]
+    colour = 2 if channels == 3 else 0
+    header = struct.pack(">IIBBBBB", width, height, 8, colour, 0, 0, 0)
+    first, last = b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", header), _chunk(b"IEND", b"")
+    return [first + _chunk(b"IDAT", zlib.compress(picture.tobytes(), 3)) + last for picture in filtered]
+
+
+def _chunk(name: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(data, zlib.crc32(name)))
 
 
 def _wrong_size(where: str, shape: tuple[int, ...], field: ImageField) -> None:

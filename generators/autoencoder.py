@@ -7,6 +7,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from raygen.generators import networks
 from raygen.generators.base import Family, Sampler, local
@@ -42,8 +43,10 @@ class Autoencoder(Family):
             networks.decoder(spec.network, spec.latent, self.classes, self.shape, spec.width, class_scale=3.0),
         )
         self.networks = {"autoencoder": network.to(self.device)}
-        self.optimizers = {"autoencoder": torch.optim.Adam(network.parameters(), lr=spec.learning_rate)}
         self.density = Density(max(1, self.classes), spec.latent).to(self.device)
+
+    def optimizer(self, name: str, network: nn.Module) -> Optimizer:
+        return torch.optim.Adam(network.parameters(), lr=self.spec.learning_rate)
 
     def sampler(self) -> Sampler:
         network = local(self.networks["autoencoder"])

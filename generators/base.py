@@ -3,6 +3,7 @@
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
+from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
@@ -68,14 +69,23 @@ class Family(ABC):
     def __init__(self, spec: FamilySpec, shape: Shape, classes: int, device: torch.device) -> None:
         self.spec, self.shape, self.classes, self.device = spec, shape, classes, device
         self.networks: dict[str, nn.Module] = {}
-        self.optimizers: dict[str, Optimizer] = {}
         self.build()
         self.average = copy.deepcopy(self.sampler())
         self.steps = 0
 
     @abstractmethod
     def build(self) -> None:
-        """Make ``networks`` and ``optimizers``, on ``device``."""
+        """Make ``networks``, on ``device``."""
+
+    @cached_property
+    def optimizers(self) -> dict[str, Optimizer]:
+        """Of each network. They are made when they are first asked for: rows are made without, and torch takes more than a
+        second to import what they need."""
+        return {name: self.optimizer(name, network) for name, network in self.networks.items()}
+
+    def optimizer(self, name: str, network: nn.Module) -> Optimizer:
+        """The optimizer of a network."""
+        raise NotImplementedError
 
     @abstractmethod
     def sampler(self) -> Sampler:

@@ -3,6 +3,7 @@
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from raygen.generators import networks
 from raygen.generators.base import Family, Sampler, local
@@ -25,11 +26,10 @@ class Gan(Family):
         features = networks.encoder(spec.network, self.shape, spec.width, norm=False, dropout=0.3)
         discriminator = networks.Projection(features, self.classes)
         self.networks = {"generator": generator.to(self.device), "discriminator": discriminator.to(self.device)}
-        rates = {"generator": spec.learning_rate, "discriminator": spec.discriminator_learning_rate}
-        self.optimizers = {
-            name: torch.optim.Adam(network.parameters(), lr=rates[name], betas=(0.5, 0.999))
-            for name, network in self.networks.items()
-        }
+
+    def optimizer(self, name: str, network: nn.Module) -> Optimizer:
+        rate = self.spec.learning_rate if name == "generator" else self.spec.discriminator_learning_rate
+        return torch.optim.Adam(network.parameters(), lr=rate, betas=(0.5, 0.999))
 
     def sampler(self) -> Sampler:
         return TanhSampler(local(self.networks["generator"]), self.spec.latent)

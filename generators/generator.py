@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import platform
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -287,4 +288,5 @@ def versions(spec: GeneratorSpec | None = None) -> dict[str, str]:
     packages = ["raygen", "torch", "numpy", "pillow", "pyarrow"]
     if spec is not None and (engine := family(spec.family).engine):
         packages.append(engine)
-    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in packages}
+    tools = {"python": platform.python_version(), "zlib": zlib.ZLIB_RUNTIME_VERSION}
+    return tools | {name: importlib.metadata.version(name) for name in packages}

@@ -3,6 +3,7 @@
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from raygen.generators import networks
 from raygen.generators.base import Family, Sampler, local
@@ -38,7 +39,9 @@ class Vae(Family):
             networks.decoder(spec.network, spec.latent, self.classes, self.shape, spec.width, class_scale=3.0),
         )
         self.networks = {"autoencoder": network.to(self.device)}
-        self.optimizers = {"autoencoder": torch.optim.Adam(network.parameters(), lr=spec.learning_rate)}
+
+    def optimizer(self, name: str, network: nn.Module) -> Optimizer:
+        return torch.optim.Adam(network.parameters(), lr=self.spec.learning_rate)
 
     def sampler(self) -> Sampler:
         network = local(self.networks["autoencoder"])

@@ -22,12 +22,11 @@ from raygen.generators import families
 from raygen.generators.base import STRENGTH
 from raygen.generators.generator import Generator
 from raygen.jobs import progress
-from raygen.jobs.project import Project, read_json, write_json
+from raygen.jobs.project import REPORT, Project, read_json, write_json
 from raygen.metrics import fidelity
 from raygen.metrics.features import Classifier, Features, Pixels
 from raygen.spec import GateRule, Spec
 
-REPORT = "report.json"
 AGREEMENT_ROWS = 2000
 PER_CLASS = 10
 MOST_CLASSES = 20  # that pictures are shown of

@@ -12,6 +12,9 @@ from raygen.datasets.storage import Folder
 from raygen.errors import DataError, OutputError, RaygenError, SpecError
 from raygen.spec import AugmentSpec, Spec
 
+REPORT = "report.json"
+"""What ``evaluate`` has found, in the folder ``report``."""
+
 
 class Project:
     """A spec, and the folders under ``<storage>/<name>`` that its jobs fill."""

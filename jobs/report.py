@@ -8,8 +8,7 @@ from typing import Any
 
 from raygen.datasets.storage import Folder
 from raygen.errors import RaygenError
-from raygen.jobs.evaluate import REPORT
-from raygen.jobs.project import Project, read_json
+from raygen.jobs.project import REPORT, Project, read_json
 
 PAGE = "report.html"
 EXPLAINED = {

@@ -84,12 +84,13 @@ def train(
     """Train the generator, or go on where an earlier attempt stopped."""
     with _job(spec, set_, dry_run, debug) as project:
         from raygen.cluster.connect import connected
-        from raygen.jobs import train as job
 
         if project.result() is not None:
             print("up to date")
         else:
-            with connected(verbose):
+            with connected(verbose, meanwhile="raygen.jobs.train"):
+                from raygen.jobs import train as job
+
                 job.train(project)
         print(f"generator  {project.trained().uri}")
 
@@ -126,15 +127,22 @@ def augment(
     """Write the dataset of generated rows, exactly once, or go on with it."""
     with _job(spec, set_, dry_run, debug, overwrite) as project:
         from raygen.cluster.connect import connected
-        from raygen.jobs import augment as job
-        from raygen.jobs import evaluate as evaluate_job
         from raygen.jobs import report
 
         report.require()
-        if (manifest := job.written(project)) is not None:
+        project.trained()  # or fail at once
+        manifest = None
+        if project.output.manifest() is not None:
+            from raygen.jobs import augment as job
+
+            manifest = job.written(project)
+        if manifest is not None:
             print("up to date")
         else:
-            with connected(verbose, training=False):
+            with connected(verbose, training=False, meanwhile="raygen.jobs.augment"):
+                from raygen.jobs import augment as job
+                from raygen.jobs import evaluate as evaluate_job
+
                 manifest = job.augment(project)
             if evaluate_job.evaluated(project) is not None:
                 report.write(project)

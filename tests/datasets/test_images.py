@@ -205,6 +205,22 @@ def test_height_and_width_are_not_mixed_up(height: int, width: int) -> None:
         images.decode(images.encode(given_, pa.binary()), field(3, width, height), where)
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("look", ["flat", "smooth", "noise"])
+def test_png_is_small_and_its_bytes_are_of_its_own_pixels(look: str, channels: int) -> None:
+    """However much of a picture is alike; whatever it is written with; and about as small as Pillow's."""
+    noise = pictures(channels, 64, 48, rows=4)
+    across = np.broadcast_to(np.linspace(0, 250, 48).astype(np.uint8), noise.shape)
+    drawn = {"flat": noise * (noise > 200) * (across < 60), "smooth": across + noise // 64, "noise": noise}[look]
+    written = images.encode(drawn, pa.binary()).to_pylist()
+    assert [images.decode_one(data).transpose(2, 0, 1).tolist() for data in written] == drawn.tolist()
+    assert written[2] == images.encode(drawn[2:3], pa.binary())[0].as_py()
+    for other in (noise, np.zeros_like(noise)):
+        among = np.concatenate([other, drawn, other])
+        assert written == images.encode(among, pa.binary()).to_pylist()[4:8]
+    assert sum(map(len, written)) < 1.3 * sum(len(as_file(image)) for image in drawn)
+
+
 @pytest.mark.parametrize(
     ("kind", "shape"),
     [
