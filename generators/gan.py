@@ -1,21 +1,21 @@
-"""``gan``: generative adversarial networks with the non-saturating loss (Goodfellow et al. 2014, arXiv 1406.2661)."""
+"""``gan``: generative adversarial networks (Goodfellow et al. 2014, arXiv 1406.2661)."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from raygen.generators import networks
+from raygen.generators import augmentation, discriminators, networks
 from raygen.generators.base import Family, Sampler, local
 from raygen.spec import GanSpec
 
 
 class Gan(Family):
-    """Minimizes −log D(x) − log(1 − D(G(z))) over D and −log D(G(z)) over G, one step of each a batch.
+    """Trains D to tell real rows from made ones and G to be taken for real, a step of D and at most one of G a batch.
 
-    Two things keep it from collapsing to one image per class on small data, both off at 0: ``r1``, half of which weighs
-    the squared gradient of D at real images (Mescheder et al. 2018, arXiv 1801.04406), and ``diff_augment``, the share of
-    the image by which all that D sees is shifted at random (DiffAugment's translation, Zhao et al. 2020, arXiv 2006.10738).
+    What keeps it from collapsing to one image per class on small data is off at 0: ``r1``, half of which weighs the squared
+    gradient of D at real images (Mescheder et al. 2018, arXiv 1801.04406), and ``diff_augment`` with its policies. R1 may be
+    lazy (StyleGAN2, Karras et al. 2019, arXiv 1912.04958): every k-th batch, and k times as much then.
     """
 
     spec: GanSpec
@@ -24,59 +24,111 @@ class Gan(Family):
         spec = self.spec
         generator = networks.decoder(spec.network, spec.latent, self.classes, self.shape, spec.width, class_scale=0.1)
         features = networks.encoder(spec.network, self.shape, spec.width, norm=False, dropout=0.3)
-        discriminator = networks.Projection(features, self.classes)
+        kind = discriminators.Auxiliary if spec.conditioning == "auxiliary" else discriminators.Projection
+        discriminator = kind(features, self.classes)
+        if spec.spectral_norm:
+            discriminators.normalize(discriminator)
         self.networks = {"generator": generator.to(self.device), "discriminator": discriminator.to(self.device)}
 
     def optimizer(self, name: str, network: nn.Module) -> Optimizer:
         rate = self.spec.learning_rate if name == "generator" else self.spec.discriminator_learning_rate
-        return torch.optim.Adam(network.parameters(), lr=rate, betas=(0.5, 0.999))
+        return torch.optim.Adam(network.parameters(), lr=rate, betas=(self.spec.beta1, self.spec.beta2))
 
     def sampler(self) -> Sampler:
         return TanhSampler(local(self.networks["generator"]), self.spec.latent)
 
     def step(self, images: Tensor, classes: Tensor | None) -> dict[str, Tensor]:
-        generator, discriminator = self.networks["generator"], self.networks["discriminator"]
-        noise = torch.randn(len(images), self.spec.latent, device=images.device)
-        fake = torch.tanh(generator(noise, classes))
+        spec, generator, discriminator = self.spec, self.networks["generator"], self.networks["discriminator"]
+        generator_learns = self.steps % spec.discriminator_steps == 0
+        regularized = spec.r1 > 0 and self.steps % spec.r1_every == 0
+        noise = torch.randn(len(images), spec.latent, device=images.device)
+        with torch.set_grad_enabled(generator_learns):
+            fake = torch.tanh(generator(noise, classes))
 
-        real = self._augment(images).detach().requires_grad_(self.spec.r1 > 0)
-        twice = None if classes is None else torch.cat([classes, classes])
-        logits = discriminator(torch.cat([real, self._augment(fake.detach())]), twice).float()
-        real_logits, fake_logits = logits.chunk(2)
-        d_loss = F.softplus(-real_logits).mean() + F.softplus(fake_logits).mean()
-        penalty = self._penalty(real_logits, real) if self.spec.r1 else 0.0
-        self.descend("discriminator", d_loss + penalty)
+        # All in one forward pass, which is what DistributedDataParallel synchronizes.
+        seen = [self._augment(images).detach().requires_grad_(regularized), self._augment(fake.detach())]
+        if spec.loss == "wgan_gp":
+            seen.append(between(*seen).requires_grad_())
+        logits, guesses = discriminator(torch.cat(seen), None if classes is None else classes.repeat(len(seen)))
+        real_logits, fake_logits, *between_logits = logits.float().split(len(images))
+        d_loss = discriminator_loss(spec.loss, real_logits, fake_logits)
+        d_class_loss = class_loss(guesses, classes)
+        penalty: Tensor | float = 0.0
+        if regularized:
+            penalty = spec.r1_every * spec.r1 * r1_penalty(real_logits, seen[0])
+        if between_logits:
+            penalty = spec.gradient_penalty * slope_penalty(between_logits[0], seen[2])
+        self.descend("discriminator", d_loss + spec.auxiliary_weight * d_class_loss + penalty)
 
         # The discriminator's own gradients are neither needed nor to be synchronized here.
         judge = local(discriminator).requires_grad_(False)
-        g_loss = F.softplus(-judge(self._augment(fake), classes).float()).mean()
-        self.descend("generator", g_loss)
+        with torch.set_grad_enabled(generator_learns):
+            logits, guesses = judge(self._augment(fake), classes)
+            g_loss = generator_loss(spec.loss, logits.float())
+            g_class_loss = class_loss(guesses, classes)
+        if generator_learns:
+            self.descend("generator", g_loss + spec.auxiliary_weight * g_class_loss)
         judge.requires_grad_(True)
-        return {
-            "generator_loss": g_loss.detach(),
-            "discriminator_loss": d_loss.detach(),
-            "real_accuracy": (real_logits > 0).float().mean(),
-            "fake_accuracy": (fake_logits < 0).float().mean(),
-        }
-
-    def _penalty(self, logits: Tensor, real: Tensor) -> Tensor:
-        """R1: half the weight times the mean over rows of the squared norm of dD/dx."""
-        (gradient,) = torch.autograd.grad(logits.sum(), real, create_graph=True)
-        return self.spec.r1 / 2 * gradient.float().pow(2).sum((1, 2, 3)).mean()
+        shown = {"generator_loss": g_loss.detach(), "discriminator_loss": d_loss.detach()}
+        if spec.loss != "wgan_gp":  # whose logits mean something by their differences only
+            shown["real_accuracy"] = (real_logits > 0).float().mean()
+            shown["fake_accuracy"] = (fake_logits < 0).float().mean()
+        if isinstance(d_class_loss, Tensor):
+            shown["class_loss"] = d_class_loss.detach()
+        return shown
 
     def _augment(self, images: Tensor) -> Tensor:
-        """Shift each image by its own whole number of pixels; what comes in is black (−1)."""
-        n, _, height, width = images.shape
-        reach = round(self.spec.diff_augment * min(height, width))
-        if not reach:
-            return images
-        padded = F.pad(images, (reach,) * 4, value=-1.0)
-        down, right = torch.randint(0, 2 * reach + 1, (2, n, 1), device=images.device)
-        y = down + torch.arange(height, device=images.device)
-        x = right + torch.arange(width, device=images.device)
-        row = torch.arange(n, device=images.device)
-        # The two index arrays put the pixels first and the channels last.
-        return padded[row[:, None, None], :, y[:, :, None], x[:, None, :]].permute(0, 3, 1, 2)
+        for policy in self.spec.diff_augment_policy:
+            if policy == "translation":
+                images = augmentation.translation(images, self.spec.diff_augment)
+            else:
+                images = augmentation.colour(images) if policy == "colour" else augmentation.cutout(images)
+        return images
+
+
+def discriminator_loss(kind: str, real: Tensor, fake: Tensor) -> Tensor:
+    """Of logits of real and made rows, each ``(n,)``: −log D(x) − log(1 − D(G(z))) where the logits are of a probability D;
+    a margin of 1 (``hinge``, Lim and Ye 2017, arXiv 1705.02894); or the Wasserstein distance, negative (``wgan_gp``)."""
+    if kind == "hinge":
+        return F.relu(1 - real).mean() + F.relu(1 + fake).mean()
+    if kind == "wgan_gp":
+        return fake.mean() - real.mean()
+    return F.softplus(-real).mean() + F.softplus(fake).mean()
+
+
+def generator_loss(kind: str, fake: Tensor) -> Tensor:
+    """−log D(G(z)) if ``non_saturating``, else the negative logit."""
+    return F.softplus(-fake).mean() if kind == "non_saturating" else -fake.mean()
+
+
+def class_loss(guesses: Tensor | None, classes: Tensor | None) -> Tensor | float:
+    """Cross-entropy of what the discriminator guesses of the first rows, as many as there are classes given."""
+    if guesses is None or classes is None:
+        return 0.0
+    return F.cross_entropy(guesses[: len(classes)].float(), classes)
+
+
+def between(real: Tensor, fake: Tensor) -> Tensor:
+    """A point between each real row and a made one, all as likely (Gulrajani et al. 2017, arXiv 1704.00028)."""
+    share = torch.rand(len(real), 1, 1, 1, device=real.device)
+    return torch.lerp(real, fake.to(real.dtype), share).detach()
+
+
+def gradient(logits: Tensor, images: Tensor) -> Tensor:
+    """dD/dx at each image, of the shape of the images and itself differentiable."""
+    (slope,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
+    return slope.float()
+
+
+def r1_penalty(logits: Tensor, images: Tensor) -> Tensor:
+    """The mean over rows of half the squared norm of dD/dx."""
+    return 0.5 * gradient(logits, images).pow(2).sum((1, 2, 3)).mean()
+
+
+def slope_penalty(logits: Tensor, images: Tensor) -> Tensor:
+    """The mean over rows of the squared difference of the norm of dD/dx and 1."""
+    steepness: Tensor = torch.linalg.vector_norm(gradient(logits, images), dim=(1, 2, 3))
+    return (steepness - 1).pow(2).mean()
 
 
 class TanhSampler(Sampler):

@@ -1,9 +1,10 @@
 """Networks shared by the families: a decoder makes images of a latent, an encoder makes features of images.
 
-Both come dense and convolutional, for images of any size, with or without a class condition: a learned embedding of the
-class that is joined to the decoder's latent, or to the encoder's features.
+Both come dense, convolutional and residual, for images of any size, with or without a class condition: a learned embedding
+of the class that is joined to the decoder's latent, or to the encoder's features.
 """
 
+import itertools
 import math
 
 import torch
@@ -19,7 +20,7 @@ class DenseDecoder(nn.Module):
     def __init__(self, latent: int, classes: int, shape: Shape, width: int, class_scale: float) -> None:
         super().__init__()
         self.shape = shape
-        self.embedding = _embedding(classes, latent, class_scale)
+        self.embedding = embedding(classes, latent, class_scale)
         hidden = width * 16
         self.layers = nn.Sequential(
             nn.Linear(latent * (2 if classes else 1), hidden),
@@ -39,15 +40,56 @@ class ConvDecoder(nn.Module):
     def __init__(self, latent: int, classes: int, shape: Shape, width: int, class_scale: float) -> None:
         super().__init__()
         channels, self.height, self.width = shape
-        self.embedding = _embedding(classes, latent, class_scale)
-        stages = _stages(shape)
-        self.start = (width * 2 ** (stages - 1), -(-self.height // 2**stages), -(-self.width // 2**stages))
+        self.embedding = embedding(classes, latent, class_scale)
+        self.start = _start(shape, width)
         self.project = nn.Linear(latent * (2 if classes else 1), math.prod(self.start), bias=False)
         layers: list[nn.Module] = [nn.BatchNorm2d(self.start[0]), nn.ReLU(inplace=True)]
-        for stage in range(stages - 1, 0, -1):
+        for stage in range(_stages(shape) - 1, 0, -1):
             of, to = width * 2**stage, width * 2 ** (stage - 1)
             layers += [nn.ConvTranspose2d(of, to, 4, 2, 1, bias=False), nn.BatchNorm2d(to), nn.ReLU(inplace=True)]
         self.layers = nn.Sequential(*layers, nn.ConvTranspose2d(width, channels, 4, 2, 1))
+
+    def forward(self, latent: Tensor, classes: Tensor | None) -> Tensor:
+        start = self.project(_joined(latent, self.embedding, classes)).view(-1, *self.start)
+        return self.layers(start)[:, :, : self.height, : self.width]  # type: ignore[no-any-return]
+
+
+class UpBlock(nn.Module):
+    """Twice the height and width, ``of`` → ``to`` channels: a residual block of SN-GAN's generator.
+
+    No map has a bias, which the next normalization would subtract again.
+    """
+
+    def __init__(self, of: int, to: int) -> None:
+        super().__init__()
+        self.residual = nn.Sequential(
+            nn.BatchNorm2d(of),
+            nn.ReLU(inplace=True),
+            nn.Upsample(scale_factor=2),
+            nn.Conv2d(of, to, 3, padding=1, bias=False),
+            nn.BatchNorm2d(to),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(to, to, 3, padding=1, bias=False),
+        )
+        self.shortcut = nn.Sequential(nn.Conv2d(of, to, 1, bias=False), nn.Upsample(scale_factor=2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.residual(x) + self.shortcut(x)  # type: ignore[no-any-return]
+
+
+class ResidualDecoder(nn.Module):
+    """The same with the residual blocks of SN-GAN (Miyato et al. 2018, arXiv 1802.05957), the class joined to the latent."""
+
+    def __init__(self, latent: int, classes: int, shape: Shape, width: int, class_scale: float) -> None:
+        super().__init__()
+        channels, self.height, self.width = shape
+        self.embedding = embedding(classes, latent, class_scale)
+        self.start = _start(shape, width)
+        self.project = nn.Linear(latent * (2 if classes else 1), math.prod(self.start), bias=False)
+        widths = [width * 2**stage for stage in reversed(range(_stages(shape)))]
+        blocks = [UpBlock(of, to) for of, to in itertools.pairwise([*widths, width])]
+        end = (nn.BatchNorm2d(width), nn.ReLU(inplace=True), nn.Conv2d(width, channels, 3, padding=1))
+        self.layers = nn.Sequential(*blocks, *end)
 
     def forward(self, latent: Tensor, classes: Tensor | None) -> Tensor:
         start = self.project(_joined(latent, self.embedding, classes)).view(-1, *self.start)
@@ -106,46 +148,70 @@ class ConvEncoder(nn.Module):
         return self.layers(images)  # type: ignore[no-any-return]
 
 
+class DownBlock(nn.Module):
+    """``of`` → ``to`` channels, half the height and width where ``down``: a residual block of SN-GAN's discriminator.
+
+    ``first`` is the one that sees the images, which are not to be cut off at 0.
+    """
+
+    def __init__(self, of: int, to: int, *, first: bool = False, down: bool = True) -> None:
+        super().__init__()
+        halve = [nn.AvgPool2d(2)] if down else []
+        self.residual = nn.Sequential(
+            *([] if first else [nn.ReLU()]),  # not in place: the shortcut needs what came in
+            nn.Conv2d(of, to, 3, padding=1),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(to, to, 3, padding=1),
+            *halve,
+        )
+        self.shortcut = nn.Sequential(*halve, *([] if of == to else [nn.Conv2d(of, to, 1)]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.residual(x) + self.shortcut(x)  # type: ignore[no-any-return]
+
+
+class ResidualEncoder(nn.Module):
+    """The same with the residual blocks of SN-GAN. Features are sums over the image, so where things are is lost to them,
+    but for the last block, which stays at a size that it sees as a whole."""
+
+    def __init__(self, shape: Shape, width: int) -> None:
+        super().__init__()
+        widths = [width * 2**stage for stage in range(_stages(shape))]
+        blocks = [DownBlock(of, to) for of, to in itertools.pairwise(widths)]
+        self.features = widths[-1]
+        last = DownBlock(self.features, self.features, down=False)
+        self.layers = nn.Sequential(DownBlock(shape[0], width, first=True), *blocks, last, nn.ReLU(inplace=True))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.layers(images).sum((2, 3))  # type: ignore[no-any-return]
+
+
+Encoder = DenseEncoder | ConvEncoder | ResidualEncoder
+
+
 class Head(nn.Module):
     """Features of an encoder, and an embedding of the class, to outputs: ``(n, outputs)``."""
 
-    def __init__(self, encoder: DenseEncoder | ConvEncoder, classes: int, outputs: int) -> None:
+    def __init__(self, encoder: Encoder, classes: int, outputs: int) -> None:
         super().__init__()
         self.encoder = encoder
-        self.embedding = _embedding(classes, 32)
+        self.embedding = embedding(classes, 32)
         self.linear = nn.Linear(encoder.features + (32 if classes else 0), outputs)
 
     def forward(self, images: Tensor, classes: Tensor | None) -> Tensor:
         return self.linear(_joined(self.encoder(images), self.embedding, classes))  # type: ignore[no-any-return]
 
 
-class Projection(nn.Module):
-    """A discriminator whose logit adds ⟨embedding of the class, features⟩ (Miyato and Koyama 2018, arXiv 1802.05637).
-
-    Images ``(n, *shape)``, classes ``(n,)`` or None → logits ``(n,)``.
-    """
-
-    def __init__(self, encoder: DenseEncoder | ConvEncoder, classes: int) -> None:
-        super().__init__()
-        self.encoder = encoder
-        self.linear = nn.Linear(encoder.features, 1)
-        self.embedding = _embedding(classes, encoder.features)
-
-    def forward(self, images: Tensor, classes: Tensor | None) -> Tensor:
-        features = self.encoder(images)
-        logits = self.linear(features).squeeze(1)
-        if self.embedding is not None and classes is not None:
-            logits = logits + (self.embedding(classes) * features).sum(1)
-        return logits  # type: ignore[no-any-return]
-
-
 def decoder(network: str, latent: int, classes: int, shape: Shape, width: int, *, class_scale: float = 0.1) -> nn.Module:
-    kind = DenseDecoder if network == "dense" else ConvDecoder
+    kind = {"dense": DenseDecoder, "resnet": ResidualDecoder}.get(network, ConvDecoder)
     return kind(latent, classes, shape, width, class_scale)
 
 
-def encoder(network: str, shape: Shape, width: int, *, norm: bool, dropout: float = 0.0) -> DenseEncoder | ConvEncoder:
-    return DenseEncoder(shape, width, dropout) if network == "dense" else ConvEncoder(shape, width, norm)
+def encoder(network: str, shape: Shape, width: int, *, norm: bool, dropout: float = 0.0) -> Encoder:
+    """``norm`` is for the convolutional one only, and ``dropout`` for the dense one."""
+    if network == "dense":
+        return DenseEncoder(shape, width, dropout)
+    return ResidualEncoder(shape, width) if network == "resnet" else ConvEncoder(shape, width, norm)
 
 
 def _stages(shape: Shape) -> int:
@@ -154,7 +220,13 @@ def _stages(shape: Shape) -> int:
     return max(2, math.ceil(math.log2(shorter / 8)))
 
 
-def _embedding(classes: int, width: int, scale: float = 0.1) -> nn.Embedding | None:
+def _start(shape: Shape, width: int) -> Shape:
+    """What doubling the size as often as there are stages makes at least the shape of."""
+    stages = _stages(shape)
+    return width * 2 ** (stages - 1), -(-shape[1] // 2**stages), -(-shape[2] // 2**stages)
+
+
+def embedding(classes: int, width: int, scale: float = 0.1) -> nn.Embedding | None:
     """How large it is at first says how much the class counts: in a GAN it is small, or the class outshouts the noise and
     there is one image per class; in an autoencoder large, or the latent learns to tell the class instead."""
     if not classes:

@@ -168,6 +168,29 @@ def test_overrides(file: Path, override: str, path: str, value: Any) -> None:
     assert type(found) is type(value)
 
 
+def test_a_class_is_guessed_only_where_there_is_one(file: Path) -> None:
+    text = without(without(DOCUMENTED, ", condition: label"), ", balance: label")
+    file.write_text(without(text, "gate:\n  - {metric: label_agreement, min: 0.9}\n"))
+    load_spec(file)
+    with pytest.raises(SpecError, match=r"'auxiliary' guesses the condition: it needs generator\.condition"):
+        load_spec(file, ["generator.conditioning=auxiliary"])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        "{family: gan, loss: wgan_gp, r1: 0, gradient_penalty: 5, discriminator_steps: 5, beta1: 0, beta2: 0.9}",
+        "{family: gan, network: resnet, loss: hinge, spectral_norm: true, conditioning: auxiliary, r1_every: 16}",
+        "{family: gan, diff_augment_policy: [colour, translation, cutout], auxiliary_weight: 1}",
+    ],
+)
+def test_recipes_of_a_gan_read_back_the_same(file: Path, options: str) -> None:
+    file.write_text(DOCUMENTED)
+    spec = load_spec(file, [f"generator={options}", "generator.condition=label"])
+    file.write_text(spec.to_yaml())
+    assert load_spec(file) == spec
+
+
 def test_overrides_make_what_is_not_there_and_the_last_one_wins(file: Path) -> None:
     file.write_text(without(without(BLOCKS, "train:\n  workers: 2\n  epochs: 40\n  batch_size: 128\n"), "  holdout: 0.2\n"))
     spec = load_spec(file, ["train.epochs=3", "dataset.holdout=0.5", "train.epochs=4"])
@@ -191,6 +214,7 @@ def test_overrides_make_what_is_not_there_and_the_last_one_wins(file: Path) -> N
         ("family: gan", "family: gan\n  network: dens", ":15: unknown network 'dens' at generator.network", "dcgan"),
         ("label_agreement", "label_agrement", ":21: unknown metric 'label_agrement' at gate.0.metric", "recall"),
         ("channels: 1", "channels: 2", ":9: unknown channels 2 at dataset.schema.image.channels", "known: 1, 3"),
+        ("family: gan", "family: gan\n  diff_augment_policy: [cutot]", "unknown diff_augment_policy 'cutot' at", "cut"),
         # wrong kinds
         ("epochs: 40", "epochs: many", ":18: train.epochs is 'many': input should be a valid integer", "README"),
         ("epochs: 40", "epochs: 0", ":18: train.epochs is 0: input should be greater than 0", "README"),
@@ -238,6 +262,11 @@ def test_overrides_make_what_is_not_there_and_the_last_one_wins(file: Path) -> N
         ("    label:\n      kind: category\n", "", "'label', which is not in dataset.schema", ""),
         ("      kind: category", "      {kind: image, height: 28, width: 28}", "dataset.schema has 2 image columns", ""),
         ("kind: image\n      height: 28\n      width: 28\n      channels: 1", "kind: category", "has 0 image columns", ""),
+        ("family: gan", "family: gan\n  loss: wgan_gp", "slopes of 1 where generator.r1 wants none: set", ""),
+        ("family: gan", "family: gan\n  r1: 0\n  r1_every: 4", "generator.r1_every is of no use without generator.r1;", ""),
+        ("family: gan", "family: gan\n  gradient_penalty: 1", "no use without generator.loss 'wgan_gp'; leave it", ""),
+        ("family: gan", "family: gan\n  auxiliary_weight: 2", "no use without generator.conditioning 'auxi", ""),
+        ("family: gan", "family: gan\n  diff_augment_policy: [cutout, cutout]", "policy has something twice", ""),
         ("batch_size: 128", "batch_size: 129", ":16: batch_size 129 cannot be shared evenly by 2 workers", ""),
     ],
 )  # fmt: skip

@@ -68,16 +68,58 @@ class LearnedSpec(FamilySpec):
 
 
 class GanSpec(LearnedSpec):
-    """Generative adversarial network, non-saturating loss (Goodfellow et al. 2014, arXiv 1406.2661)."""
+    """Generative adversarial network (Goodfellow et al. 2014, arXiv 1406.2661).
+
+    Attributes:
+        network: fully connected, the convolutions of DCGAN, or the residual blocks of SN-GAN.
+        loss: of a probability (``non_saturating``), of a margin (``hinge``, Lim and Ye 2017, arXiv 1705.02894), or the
+            Wasserstein distance (``wgan_gp``, Gulrajani et al. 2017, arXiv 1704.00028). The last two are used with
+            ``beta1: 0.0`` and ``beta2: 0.9``, hinge with ``spectral_norm`` besides.
+        discriminator_steps: batches that the discriminator learns from for each that the generator does.
+        beta1: of Adam, for both networks; so ``beta2``.
+        r1: weighs the discriminator's slope at real images; 0 without.
+        r1_every: how many batches go by between those with R1, which then weighs as many times as much.
+        gradient_penalty: weighs how far the critic's slope is from 1, for ``wgan_gp``.
+        spectral_norm: divide the discriminator's weights by their largest singular value.
+        conditioning: how the discriminator minds the class: told it, or guessing it, for which both networks are rewarded.
+        auxiliary_weight: of that guess beside the loss.
+        diff_augment_policy: what is changed at random in all that the discriminator sees, in this order.
+        diff_augment: the most of the shorter side that ``translation`` shifts by.
+    """
 
     family: Literal["gan"] = "gan"
-    network: Literal["dense", "dcgan"] = "dcgan"
+    network: Literal["dense", "dcgan", "resnet"] = "dcgan"
     latent: PositiveInt = 100
     width: PositiveInt = 32
+    loss: Literal["non_saturating", "hinge", "wgan_gp"] = "non_saturating"
+    discriminator_steps: PositiveInt = 1
     learning_rate: PositiveFloat = 1e-3
     discriminator_learning_rate: PositiveFloat = 2e-3
+    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
     r1: Annotated[float, Field(ge=0)] = 0.1
+    r1_every: PositiveInt = 1
+    gradient_penalty: PositiveFloat = 10.0
+    spectral_norm: bool = False
+    conditioning: Literal["projection", "auxiliary"] = "projection"
+    auxiliary_weight: PositiveFloat = 1.0
     diff_augment: Annotated[float, Field(ge=0, le=0.5)] = 0.1
+    diff_augment_policy: list[Literal["translation", "colour", "cutout"]] = ["translation"]
+
+    @validator(mode="after")
+    def _options_fit_together(self) -> "GanSpec":
+        if self.loss == "wgan_gp" and self.r1:
+            raise ValueError(
+                "generator.loss 'wgan_gp' wants slopes of 1 where generator.r1 wants none: set generator.r1 to 0"
+            )
+        needs = {"r1_every": ("r1", self.r1), "gradient_penalty": ("loss 'wgan_gp'", self.loss == "wgan_gp")}
+        needs["auxiliary_weight"] = ("conditioning 'auxiliary'", self.conditioning == "auxiliary")
+        for name, (needed, given) in needs.items():
+            if not given and getattr(self, name) != GanSpec.model_fields[name].default:
+                raise ValueError(f"generator.{name} is of no use without generator.{needed}; leave it out")
+        if len(set(self.diff_augment_policy)) < len(self.diff_augment_policy):
+            raise ValueError("generator.diff_augment_policy has something twice; leave one out")
+        return self
 
 
 class VaeSpec(LearnedSpec):
@@ -300,6 +342,8 @@ class Spec(Strict):
         condition = self.generator.condition
         if condition is not None:
             _must_be_category("generator.condition", condition, fields)
+        if isinstance(self.generator, GanSpec) and self.generator.conditioning == "auxiliary" and condition is None:
+            raise ValueError("generator.conditioning 'auxiliary' guesses the condition: it needs generator.condition")
         image = fields[images[0]]
         if isinstance(self.generator, TransformsSpec) and isinstance(image, ImageField) and image.channels == 1:
             for name in ("saturation", "hue"):
@@ -508,7 +552,8 @@ def _explain(
         what, hint = f"{key} is {problem['input']!r}", f"it should be {ways}"
     elif kind == "literal_error":
         choices = [c.strip("' ") for c in re.split(r", | or ", str(context["expected"]))]
-        what = f"unknown {path[-1]} {problem['input']!r} at {key}{did_you_mean(str(problem['input']), choices)}"
+        noun = next(step for step in reversed(path) if isinstance(step, str))  # of a list, what it is called
+        what = f"unknown {noun} {problem['input']!r} at {key}{did_you_mean(str(problem['input']), choices)}"
         hint = f"known: {', '.join(choices)}"
     elif kind == "value_error":
         what, hint = str(context["error"]), f"see {Spec.documented}"

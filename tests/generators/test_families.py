@@ -19,7 +19,7 @@ from raygen.generators.families import FAMILIES, family
 from raygen.generators.gan import Gan
 from raygen.generators.networks import Shape
 from raygen.generators.vae import Vae, Variational
-from raygen.spec import AutoencoderSpec, FamilySpec, GanSpec, VaeSpec
+from raygen.spec import AutoencoderSpec, FamilySpec, VaeSpec
 
 CPU = torch.device("cpu")
 ROWS, CLASSES = 16, 3
@@ -84,6 +84,8 @@ class TestContract:
             assert torch.isfinite(value)
         for name, network in learner.networks.items():
             for (parameter, now), old in zip(network.named_parameters(), before[name].parameters(), strict=True):
+                if parameter == "linear.bias" and getattr(learner.spec, "loss", "") in ("hinge", "wgan_gp"):
+                    continue  # as much up for real rows as down for made ones
                 assert not torch.equal(now, old), f"{name}.{parameter}"
 
     def test_a_step_leaves_the_batch_as_it_was(self, learner: Family, batch: Batch) -> None:
@@ -243,179 +245,12 @@ def test_the_average_is_an_exponential_one() -> None:
         torch.testing.assert_close(list(learner.average.parameters()), expected)
 
 
-def test_a_gan_without_augmentation_leaves_the_batch_as_it_was() -> None:
-    learner = new(GanSpec(network="dense", latent=4, width=2, diff_augment=0, r1=1), (1, 8, 8), 0)
-    images, _ = batch_of((1, 8, 8), 0)
-    learner.step(images, None)
-    assert not images.requires_grad
-    assert images.grad is None
-
-
 def test_an_unknown_family_names_the_known_and_the_nearest() -> None:
     with pytest.raises(RaygenError) as caught:
         family("autoencodr")
     assert "'autoencodr'" in caught.value.what
     assert "did you mean 'autoencoder'?" in caught.value.what
     assert all(name in caught.value.hint for name in FAMILIES)
-
-
-class Linear(nn.Module):
-    """A discriminator D(x) = ⟨w, x⟩ + b that remembers what it was shown."""
-
-    def __init__(self, shape: Shape) -> None:
-        super().__init__()
-        self.w = nn.Parameter(torch.randn(shape) * 0.1)
-        self.b = nn.Parameter(torch.tensor(0.3))
-        self.seen: list[Tensor] = []
-
-    def forward(self, images: Tensor, classes: Tensor | None) -> Tensor:
-        self.seen.append(images.detach().clone())
-        return (images * self.w).sum((1, 2, 3)) + self.b
-
-
-class Quadratic(Linear):
-    """D(x) = ⟨w, x²⟩ + b: its gradient, 2wx, differs from row to row."""
-
-    def forward(self, images: Tensor, classes: Tensor | None) -> Tensor:
-        return super().forward(images**2, classes)
-
-
-class TestGan:
-    shape = (1, 8, 8)
-
-    def with_judge(self, judge: nn.Module, **options: float) -> Gan:
-        """A GAN with a discriminator of ours, whose optimizers do not move: its losses are those of the first weights."""
-        learner = new(GanSpec(network="dense", latent=4, width=1, **{"r1": 0, "diff_augment": 0, **options}), self.shape, 0)
-        assert isinstance(learner, Gan)
-        learner.networks["discriminator"] = judge
-        learner.optimizers = {n: torch.optim.SGD(m.parameters(), lr=0.0) for n, m in learner.networks.items()}
-        return learner
-
-    def fakes(self, learner: Gan, rows: int) -> Tensor:
-        """What the next step makes, with the seed set to 3 before each."""
-        torch.manual_seed(3)
-        fake = torch.tanh(learner.networks["generator"](torch.randn(rows, 4), None))
-        torch.manual_seed(3)
-        return fake
-
-    def test_losses_and_their_gradients(self) -> None:
-        judge = Linear(self.shape)
-        learner = self.with_judge(judge)
-        images, _ = batch_of(self.shape, 0)
-        fake = self.fakes(learner, len(images))
-        d = lambda x: torch.sigmoid((x.double() * judge.w.double()).sum((1, 2, 3)) + judge.b.double())  # noqa: E731
-        d_loss = (-torch.log(d(images)) - torch.log(1 - d(fake.detach()))).mean()
-        g_loss = -torch.log(d(fake)).mean()
-        accuracies = (d(images) > 0.5).float().mean(), (d(fake) < 0.5).float().mean()
-        generator = list(learner.networks["generator"].parameters())
-        d_gradient = torch.autograd.grad(d_loss, list(judge.parameters()))
-        g_gradient = torch.autograd.grad(g_loss, generator)
-
-        losses = learner.step(images, None)
-        torch.testing.assert_close(losses["discriminator_loss"].double(), d_loss.detach(), rtol=1e-5, atol=0)
-        torch.testing.assert_close(losses["generator_loss"].double(), g_loss.detach(), rtol=1e-5, atol=0)
-        assert (losses["real_accuracy"], losses["fake_accuracy"]) == accuracies
-        torch.testing.assert_close([p.grad for p in judge.parameters()], list(d_gradient), rtol=1e-4, atol=1e-6)
-        torch.testing.assert_close([p.grad for p in generator], list(g_gradient), rtol=1e-4, atol=1e-6)
-        assert all(p.requires_grad for p in judge.parameters())
-
-    def test_the_penalty_of_a_linear_discriminator(self) -> None:
-        """dD/dx is w everywhere, so R1 is r1/2·‖w‖², and its gradient r1·w."""
-        judge = Linear(self.shape)
-        images, _ = batch_of(self.shape, 0)
-        learner = self.with_judge(judge, r1=0.7)
-        real = images.clone().requires_grad_(True)
-        penalty = learner._penalty(judge(real, None), real)
-        torch.testing.assert_close(penalty, 0.35 * judge.w.pow(2).sum())
-        torch.testing.assert_close(
-            self.gradient(learner, images) - self.gradient(self.with_judge(judge), images), 0.7 * judge.w
-        )
-
-    def test_the_penalty_is_of_the_real_images(self) -> None:
-        """dD/dx is 2wx, so the gradient of R1 with respect to w is r1·4w·x², averaged over the real rows."""
-        judge = Quadratic(self.shape)
-        images, _ = batch_of(self.shape, 0)
-        difference = self.gradient(self.with_judge(judge, r1=0.7), images) - self.gradient(self.with_judge(judge), images)
-        torch.testing.assert_close(difference, 0.7 * 4 * judge.w * images.pow(2).mean(0))
-
-    def test_the_penalty_is_not_part_of_the_loss_shown(self) -> None:
-        judge = Linear(self.shape)
-        images, _ = batch_of(self.shape, 0)
-        shown = []
-        for r1 in (0.0, 0.7):
-            learner = self.with_judge(judge, r1=r1)
-            self.fakes(learner, len(images))
-            shown.append(learner.step(images, None)["discriminator_loss"])
-        assert torch.equal(*shown)
-
-    def gradient(self, learner: Gan, images: Tensor) -> Tensor:
-        self.fakes(learner, len(images))
-        learner.step(images, None)
-        gradient = learner.networks["discriminator"].w.grad
-        assert isinstance(gradient, Tensor)
-        return gradient.detach().clone()
-
-    def test_the_discriminator_sees_real_and_made_rows_shifted(self) -> None:
-        for shift in (0.0, 0.25):
-            judge = Linear(self.shape)
-            learner = self.with_judge(judge, diff_augment=shift)
-            images, _ = batch_of(self.shape, 0)
-            fake = self.fakes(learner, len(images)).detach()
-            learner.step(images, None)
-            both, for_generator = judge.seen
-            shown, originals = torch.cat([both, for_generator]), torch.cat([images, fake, fake])
-            offsets = [shifts_of(one, other, 2) for one, other in zip(originals, shown, strict=True)]
-            assert all(offsets)
-            unmoved = [(0, 0) in found for found in offsets]
-            assert all(unmoved) if not shift else not all(unmoved[:16]) and not all(unmoved[16:32]) and not all(unmoved[32:])
-
-
-def shifted(image: Tensor, down: int, right: int) -> Tensor:
-    """By hand: out[y, x] = in[y - down, x - right], and −1 where that is outside."""
-    _, height, width = image.shape
-    result = torch.full_like(image, -1.0)
-    inside = image[:, max(0, -down) : height - max(0, down), max(0, -right) : width - max(0, right)]
-    result[:, max(0, down) : height - max(0, -down), max(0, right) : width - max(0, -right)] = inside
-    return result
-
-
-def shifts_of(image: Tensor, result: Tensor, reach: int) -> list[tuple[int, int]]:
-    offsets = range(-reach, reach + 1)
-    return [(down, right) for down in offsets for right in offsets if torch.equal(result, shifted(image, down, right))]
-
-
-class TestTranslation:
-    @pytest.fixture(params=[(1, 10, 14), (3, 16, 10)], ids=["1x10x14", "3x16x10"])
-    def shape(self, request: pytest.FixtureRequest) -> Shape:
-        return request.param
-
-    def gan(self, shape: Shape, share: float) -> Gan:
-        learner = new(GanSpec(network="dense", latent=4, width=1, r1=0, diff_augment=share), shape, 0)
-        assert isinstance(learner, Gan)
-        return learner
-
-    def test_each_image_is_shifted_by_its_own_whole_pixels(self, shape: Shape) -> None:
-        images, _ = batch_of(shape, 0, rows=300)
-        result = self.gan(shape, 0.2)._augment(images)  # 0.2 of the shorter side: 2 pixels
-        assert result.shape == images.shape
-        found = [shifts_of(image, moved, 2) for image, moved in zip(images, result, strict=True)]
-        assert all(len(offsets) == 1 for offsets in found)
-        assert {offsets[0] for offsets in found} == {(down, right) for down in range(-2, 3) for right in range(-2, 3)}
-
-    def test_nothing_is_shifted_at_0(self, shape: Shape) -> None:
-        images, _ = batch_of(shape, 0)
-        assert torch.equal(self.gan(shape, 0.0)._augment(images), images)
-
-    def test_the_gradient_flows_back_to_where_the_pixel_came_from(self, shape: Shape) -> None:
-        images, _ = batch_of(shape, 0)
-        images.requires_grad_(True)
-        result = self.gan(shape, 0.2)._augment(images)
-        weights = torch.rand_like(result)
-        (gradient,) = torch.autograd.grad((result * weights).sum(), images)
-        for image, moved, weight, got in zip(images, result, weights, gradient, strict=True):
-            ((down, right),) = shifts_of(image, moved, 2)
-            back = shifted(weight, -down, -right)  # −1: the pixel was shifted out of the image
-            assert torch.equal(got, torch.where(back == -1, 0.0, back))
 
 
 class Answer(nn.Module):

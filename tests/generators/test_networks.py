@@ -2,16 +2,17 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from raygen.generators import networks
-from raygen.generators.networks import Head, Projection, Shape
+from raygen.generators.networks import DownBlock, Head, Shape, UpBlock
 
 SHAPES = [(1, 28, 28), (3, 33, 20), (3, 64, 64), (1, 8, 8), (3, 128, 96), (1, 9, 65)]
 ROWS, CLASSES, LATENT, WIDTH = 10, 5, 6, 2
 
 shapes = pytest.mark.parametrize("shape", SHAPES, ids=str)
-kinds = pytest.mark.parametrize("network", ["dense", "conv"])
+kinds = pytest.mark.parametrize("network", ["dense", "conv", "resnet"])
 conditions = pytest.mark.parametrize("classes", [0, CLASSES], ids=["unconditional", "conditional"])
 
 
@@ -53,28 +54,6 @@ def test_head(network: str, shape: Shape, classes: int, norm: bool) -> None:
     assert every_parameter_learns(head, outputs)
 
 
-@shapes
-@kinds
-@conditions
-def test_projection(network: str, shape: Shape, classes: int) -> None:
-    judge = Projection(networks.encoder(network, shape, WIDTH, norm=False), classes)
-    logits = judge(torch.randn(ROWS, *shape), given(classes))
-    assert logits.shape == (ROWS,)
-    assert every_parameter_learns(judge, logits)
-
-
-@kinds
-def test_the_logit_of_a_projection(network: str) -> None:
-    """Linear in the features, plus the inner product of the features and the embedding of the class."""
-    judge = Projection(networks.encoder(network, (1, 8, 8), WIDTH, norm=False), CLASSES)
-    images, classes = torch.randn(ROWS, 1, 8, 8), torch.arange(ROWS) % CLASSES
-    features = judge.encoder(images)
-    assert judge.embedding is not None
-    for row, logit in enumerate(judge(images, classes)):
-        direction = judge.linear.weight[0] + judge.embedding.weight[classes[row]]
-        torch.testing.assert_close(logit, direction @ features[row] + judge.linear.bias[0])
-
-
 @kinds
 def test_classes_change_what_comes_out(network: str) -> None:
     decoder = networks.decoder(network, LATENT, CLASSES, (1, 12, 12), WIDTH, class_scale=1.0).eval()
@@ -88,6 +67,28 @@ def test_classes_change_what_comes_out(network: str) -> None:
 def test_how_much_the_class_counts_at_first(network: str, scale: float) -> None:
     decoder = networks.decoder(network, 50, 40, (1, 8, 8), WIDTH, class_scale=scale)
     assert float(decoder.embedding.weight.detach().std()) == pytest.approx(scale, rel=0.1)  # type: ignore[operator, union-attr]
+
+
+@pytest.mark.parametrize("down", [False, True])
+def test_a_residual_block_adds_to_what_came_in(down: bool) -> None:
+    x, block = torch.randn(ROWS, 3, 6, 6), DownBlock(3, 3, down=down)
+    kept, whole = x.clone(), block(x)
+    assert torch.equal(x, kept)
+    layers = [layer for layer in block.residual if isinstance(layer, nn.Conv2d)]
+    inner = layers[1](layers[0](x.relu()).relu())
+    residual, shortcut = (F.avg_pool2d(part, 2) if down else part for part in (inner, x))
+    torch.testing.assert_close(whole, residual + shortcut)
+
+
+def test_a_residual_block_that_makes_images_larger_adds_to_them() -> None:
+    x, block = torch.randn(ROWS, 3, 6, 5), UpBlock(3, 2)
+    whole = block(x)
+    assert whole.shape == (ROWS, 2, 12, 10)
+    with torch.no_grad():
+        block.residual[-1].weight.zero_()
+    larger = x.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    torch.testing.assert_close(block(x), block.shortcut[0](larger))
+    assert not torch.allclose(block(x), whole)
 
 
 def test_maxout_takes_the_largest_of_its_pieces() -> None:
