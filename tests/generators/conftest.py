@@ -1,8 +1,8 @@
-"""One thread, and every family that learns × network in a small size."""
+"""One thread, and every family that learns × network in a small size, and a GAN with all that it has beside."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -13,12 +13,26 @@ from raygen.spec import FamilySpec, GeneratorSpec
 SPECS: dict[str, type[FamilySpec]] = {
     get_args(model.model_fields["family"].annotation)[0]: model for model in get_args(get_args(GeneratorSpec)[0])
 }
-KINDS = [
-    (name, network)
+KINDS: dict[str, tuple[str, dict[str, Any]]] = {
+    f"{name}-{network}": (name, {"network": network})
     for name, family in FAMILIES.items()
     if family.learns
     for network in get_args(SPECS[name].model_fields["network"].annotation)
-]
+}
+KINDS["gan-hinge"] = (
+    "gan",
+    {
+        "network": "resnet",
+        "loss": "hinge",
+        "r1_every": 2,
+        "spectral_norm": True,
+        "conditioning": "auxiliary",
+        "diff_augment_policy": ["colour", "translation", "cutout"],
+        "beta1": 0.0,
+        "beta2": 0.9,
+    },
+)
+KINDS["gan-wgan_gp"] = ("gan", {"network": "dcgan", "loss": "wgan_gp", "r1": 0.0, "discriminator_steps": 2})
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -29,8 +43,8 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-@pytest.fixture(scope="session", params=KINDS, ids="-".join)
+@pytest.fixture(scope="session", params=KINDS.values(), ids=KINDS.keys())
 def make_spec(request: pytest.FixtureRequest) -> Callable[..., FamilySpec]:
-    """Makes the spec of a family and network, small unless told otherwise; a test runs once for each."""
-    family, network = request.param
-    return partial(SPECS[family], network=network, latent=6, width=4)
+    """Makes the spec of a family and its options, small unless told otherwise; a test runs once for each."""
+    family, options = request.param
+    return partial(SPECS[family], **{**options, "latent": 6, "width": 4})
