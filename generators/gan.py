@@ -1,5 +1,7 @@
 """``gan``: generative adversarial networks (Goodfellow et al. 2014, arXiv 1406.2661)."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -50,15 +52,10 @@ class Gan(Family):
         if spec.loss == "wgan_gp":
             seen.append(between(*seen).requires_grad_())
         logits, guesses = discriminator(torch.cat(seen), None if classes is None else classes.repeat(len(seen)))
-        real_logits, fake_logits, *between_logits = logits.float().split(len(images))
+        real_logits, fake_logits, *_ = parts = logits.float().split(len(images))
         d_loss = discriminator_loss(spec.loss, real_logits, fake_logits)
         d_class_loss = class_loss(guesses, classes)
-        penalty: Tensor | float = 0.0
-        if regularized:
-            penalty = spec.r1_every * spec.r1 * r1_penalty(real_logits, seen[0])
-        if between_logits:
-            penalty = spec.gradient_penalty * slope_penalty(between_logits[0], seen[2])
-        self.descend("discriminator", d_loss + spec.auxiliary_weight * d_class_loss + penalty)
+        self.descend("discriminator", d_loss + spec.auxiliary_weight * d_class_loss + self._penalty(parts, seen))
 
         # The discriminator's own gradients are neither needed nor to be synchronized here.
         judge = local(discriminator).requires_grad_(False)
@@ -76,6 +73,12 @@ class Gan(Family):
         if isinstance(d_class_loss, Tensor):
             shown["class_loss"] = d_class_loss.detach()
         return shown
+
+    def _penalty(self, logits: Sequence[Tensor], seen: Sequence[Tensor]) -> Tensor | float:
+        """Of the slope at real images or at those between, whichever is differentiable."""
+        if self.spec.loss == "wgan_gp":
+            return self.spec.gradient_penalty * slope_penalty(logits[2], seen[2])
+        return self.spec.r1_every * self.spec.r1 * r1_penalty(logits[0], seen[0]) if seen[0].requires_grad else 0.0
 
     def _augment(self, images: Tensor) -> Tensor:
         for policy in self.spec.diff_augment_policy:
