@@ -4,13 +4,13 @@
 from collections.abc import Iterable
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from raygen.generators import networks
 from raygen.generators.base import Family, Sampler, local
+from raygen.generators.density import Density, Mixture
 from raygen.spec import AutoencoderSpec
 
 
@@ -29,8 +29,8 @@ class Deterministic(nn.Module):
 class Autoencoder(Family):
     """Minimizes the squared reconstruction error, and ``latent_penalty`` times the square of the latent, as in RAE-L2.
 
-    When it has learnt, a Gaussian with full covariance is fitted to the latents of each class (of all rows, without a
-    condition); new rows are decoded from draws of it.
+    When it has learnt, a Gaussian with full covariance, or a mixture of them, is fitted to the latents of each class (of all
+    rows, without a condition); new rows are decoded from draws of it.
     """
 
     spec: AutoencoderSpec
@@ -43,7 +43,10 @@ class Autoencoder(Family):
             networks.decoder(spec.network, spec.latent, self.classes, self.shape, spec.width, class_scale=3.0),
         )
         self.networks = {"autoencoder": network.to(self.device)}
-        self.density = Density(max(1, self.classes), spec.latent).to(self.device)
+        classes = max(1, self.classes)
+        mixed = spec.density == "mixture"
+        density = Mixture(classes, spec.components, spec.latent) if mixed else Density(classes, spec.latent)
+        self.density = density.to(self.device)
 
     def optimizer(self, name: str, network: nn.Module) -> Optimizer:
         return torch.optim.Adam(network.parameters(), lr=self.spec.learning_rate)
@@ -61,62 +64,11 @@ class Autoencoder(Family):
         return {"loss": loss.detach(), "squared_error": error.detach()}
 
     @torch.no_grad()
-    def finish(self, batches: Iterable[tuple[Tensor, Tensor | None]]) -> None:
-        """Fit the density on the averaged encoder's latents of all workers' rows: its moments are sums, so workers add
-        theirs up."""
+    def finish(self, batches: Iterable[tuple[Tensor, Tensor | None]]) -> dict[str, float]:
+        """Fit the density on the averaged encoder's latents of all workers' rows."""
         assert isinstance(self.average, DensitySampler)
-        latent, components = self.spec.latent, max(1, self.classes)
-        count = torch.zeros(components, dtype=torch.float64, device=self.device)
-        total = torch.zeros(components, latent, dtype=torch.float64, device=self.device)
-        square = torch.zeros(components, latent, latent, dtype=torch.float64, device=self.device)
         encoder = self.average.encoder.eval()
-        for images, classes in batches:
-            z = encoder(images, classes).double()
-            component = _component(z, classes)
-            count.index_add_(0, component, torch.ones_like(z[:, 0]))
-            total.index_add_(0, component, z)
-            square.index_add_(0, component, z[:, :, None] * z[:, None, :])
-        if dist.is_available() and dist.is_initialized():
-            for moment in (count, total, square):
-                dist.all_reduce(moment)
-        self.average.density.fit(count, total, square)
-
-
-class Density(nn.Module):
-    """A Gaussian per component: mean ``(components, d)`` and the Cholesky factor of its covariance."""
-
-    mean: Tensor
-    scale: Tensor
-
-    def __init__(self, components: int, latent: int) -> None:
-        super().__init__()
-        self.register_buffer("mean", torch.zeros(components, latent))
-        self.register_buffer("scale", torch.eye(latent).repeat(components, 1, 1))
-
-    def fit(self, count: Tensor, total: Tensor, square: Tensor) -> None:
-        """From the number of rows, the sum of latents and the sum of their outer products, per component, in float64."""
-        n = count.clamp(min=1)[:, None]
-        mean = total / n
-        covariance = square / n[..., None] - mean[:, :, None] * mean[:, None, :]
-        # A class with few rows has a singular covariance: a little of the identity keeps the factor defined.
-        ridge = 1e-6 + 1e-4 * covariance.diagonal(dim1=1, dim2=2).mean(1)
-        covariance += ridge[:, None, None] * torch.eye(mean.shape[1], dtype=mean.dtype, device=mean.device)
-        self.mean.copy_(mean)
-        self.scale.copy_(torch.linalg.cholesky(covariance))
-
-    def forward(self, noise: Tensor, classes: Tensor | None) -> Tensor:
-        """Draws, ``(n, d)``, from standard normal noise ``(n, d)``."""
-        return self.mean[_component(noise, classes)] + self.deviation(noise, classes)
-
-    def deviation(self, noise: Tensor, classes: Tensor | None) -> Tensor:
-        """How far from the mean of their component draws are, ``(n, d)``: its standard deviation in every direction."""
-        # A sum of products, not a batched matrix product: its bits do not depend on what else is in the batch.
-        return (self.scale[_component(noise, classes)] * noise[:, None, :]).sum(2)
-
-
-def _component(rows: Tensor, classes: Tensor | None) -> Tensor:
-    """Of the density, for each row: its class, or the only one there is."""
-    return torch.zeros(len(rows), dtype=torch.int64, device=rows.device) if classes is None else classes
+        return self.average.density.learn((encoder(images, classes), classes) for images, classes in batches)
 
 
 class DensitySampler(Sampler):
@@ -128,7 +80,7 @@ class DensitySampler(Sampler):
     def __init__(self, encoder: nn.Module, decoder: nn.Module, density: Density) -> None:
         super().__init__()
         self.encoder, self.decoder, self.density = encoder, decoder, density
-        self.noise = density.mean.shape[1]
+        self.noise = density.noise
 
     def forward(self, noise: Tensor, classes: Tensor | None) -> Tensor:
         return self._decode(self.density(noise, classes), classes)

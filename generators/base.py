@@ -103,9 +103,14 @@ class Family(ABC):
             Scalars to show, detached and left on the device.
         """
 
-    def finish(self, batches: Iterable[tuple[Tensor, Tensor | None]]) -> None:
-        """Called once after the last step, with one pass over this worker's training rows. Most have nothing to do."""
-        return
+    def finish(self, batches: Iterable[tuple[Tensor, Tensor | None]]) -> dict[str, float]:
+        """Called once after the last step, with one pass over this worker's training rows, which are dealt to the workers a
+        batch at a time. Most have nothing to do.
+
+        Returns:
+            Figures of what was done, to be kept with the metrics of the training.
+        """
+        return {}
 
     def synchronize(self) -> None:
         """Take rank 0's buffers, such as the running statistics of batch normalization, of which each worker has its own."""

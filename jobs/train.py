@@ -191,14 +191,14 @@ def _learn(config: dict[str, Any]) -> None:
     if not _everywhere(all(map(math.isfinite, history[-1].values())), device):
         return  # diverged: nobody wants this generator, and the driver says so
     family.synchronize()
-    family.finish(
+    figures = family.finish(
         _tensors(images, classes, np.arange(first, min(first + size, len(images))), device)
         for first in range(rank * size, len(images), size * world)
     )
     # The only report: it is a barrier that costs a second or two, and checkpoints and metrics are raygen's own files.
     ray.train.report(history[-1])
     if rank == 0:
-        _export(family, codec, spec, config, history[-1], len(images))
+        _export(family, codec, spec, config, {**history[-1], **figures}, len(images))
 
 
 def _same(number: int, device: torch.device) -> bool:

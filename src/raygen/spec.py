@@ -133,7 +133,12 @@ class VaeSpec(LearnedSpec):
 
 
 class AutoencoderSpec(LearnedSpec):
-    """Deterministic autoencoder; new rows come from a Gaussian per class fitted on its latent space."""
+    """Deterministic autoencoder; new rows come from a density per class fitted on its latent space.
+
+    Attributes:
+        density: a Gaussian, or a mixture of them.
+        components: how many a mixture has at most, of each class.
+    """
 
     family: Literal["autoencoder"] = "autoencoder"
     network: Literal["dense", "conv"] = "conv"
@@ -152,6 +157,8 @@ class TransformsSpec(FamilySpec):
         horizontal_flip: how likely left becomes right.
         vertical_flip: how likely the image is turned upside down.
         crop: the least and the most of the area that is kept, of the image's own shape, anywhere in it.
+    density: Literal["gaussian", "mixture"] = "gaussian"
+    components: PositiveInt = 10
         rotate: the most degrees, either way.
         translate: the most of the height and of the width, either way.
         scale: the least and the most.
