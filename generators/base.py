@@ -23,9 +23,11 @@ class Sampler(nn.Module, ABC):
 
     Attributes:
         noise: how many standard normal numbers a row, or a variant of one, is made from.
+        has_likelihood: whether it can say how likely an image is.
     """
 
     noise: int
+    has_likelihood: ClassVar[bool] = False
 
     @abstractmethod
     def forward(self, noise: Tensor, classes: Tensor | None) -> Tensor:
@@ -48,6 +50,19 @@ class Sampler(nn.Module, ABC):
         """
         return self(noise, classes)  # type: ignore[no-any-return]
 
+    def log_likelihood(self, images: Tensor, noise: Tensor, classes: Tensor | None) -> Tensor:
+        """log p(image), given its class, or an estimate that is below it on average; where there is ``has_likelihood``.
+
+        Args:
+            images: in [-1, 1], ``(n, channels, height, width)``.
+            noise: standard normal, ``(samples, n, noise)``: what the estimate is made from.
+            classes: int64 ``(n,)``, or None.
+
+        Returns:
+            Nats, float64 ``(n,)``. In evaluation mode one depends on its own image, noise and class only.
+        """
+        raise NotImplementedError
+
 
 class Family(ABC):
     """How a kind of generator learns: its networks, losses and optimizers. The train loop knows no family by name.
@@ -61,10 +76,12 @@ class Family(ABC):
     Attributes:
         learns: whether there is anything to learn; without, ``step`` is never called.
         engine: the package beside raygen's own whose version decides what it makes, where there is one.
+        progress: the share of the training that is done, set by whoever trains, before each step.
     """
 
     learns: ClassVar[bool] = True
     engine: ClassVar[str | None] = None
+    progress: float = 0.0
 
     def __init__(self, spec: FamilySpec, shape: Shape, classes: int, device: torch.device) -> None:
         self.spec, self.shape, self.classes, self.device = spec, shape, classes, device

@@ -123,13 +123,24 @@ class GanSpec(LearnedSpec):
 
 
 class VaeSpec(LearnedSpec):
-    """Variational autoencoder (Kingma and Welling 2013, arXiv 1312.6114)."""
+    """Variational autoencoder (Kingma and Welling 2013, arXiv 1312.6114).
+
+    Attributes:
+        likelihood: of the pixels: black or white, a density of one learned variance, or one of 256 values each.
+        beta: what a nat of divergence from the prior costs.
+        kl_warmup: the share of the training over which that cost rises from 0 to ``beta``.
+        free_bits: nats of each dimension of the latent that cost nothing.
+    """
 
     family: Literal["vae"] = "vae"
     network: Literal["dense", "conv"] = "conv"
     latent: PositiveInt = 24
     width: PositiveInt = 48
     learning_rate: PositiveFloat = 5e-3
+    likelihood: Literal["bernoulli", "gaussian", "logistic"] = "bernoulli"
+    beta: Annotated[float, Field(ge=0)] = 1.0
+    kl_warmup: Probability = 0.0
+    free_bits: Annotated[float, Field(ge=0)] = 0.0
 
 
 class AutoencoderSpec(LearnedSpec):

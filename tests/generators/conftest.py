@@ -33,6 +33,10 @@ KINDS["gan-hinge"] = (
     },
 )
 KINDS["gan-wgan_gp"] = ("gan", {"network": "dcgan", "loss": "wgan_gp", "r1": 0.0, "discriminator_steps": 2})
+# Options that are another way to learn or to make rows; they have nothing to do with the network.
+KINDS["vae-gaussian"] = ("vae", {"network": "dense", "likelihood": "gaussian"})
+KINDS["vae-logistic"] = ("vae", {"network": "dense", "likelihood": "logistic", "free_bits": 0.1})
+KINDS["autoencoder-mixture"] = ("autoencoder", {"network": "dense", "density": "mixture", "components": 3})
 
 
 @pytest.fixture(autouse=True, scope="module")
