@@ -3,7 +3,7 @@
 import importlib.metadata
 import platform
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain
@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 from pydantic import TypeAdapter, ValidationError
+from torch import Tensor
 
 from raygen.datasets.codec import Batch, Codec
 from raygen.datasets.columns import Value
@@ -25,6 +26,7 @@ from raygen.generators.families import family
 from raygen.spec import GeneratorSpec
 
 TILE = 64  # on CPUs, batches smaller than this differ from larger ones in the last bit
+SAMPLES = 100  # of the latent, for a row's likelihood
 _SPEC: TypeAdapter[GeneratorSpec] = TypeAdapter(GeneratorSpec)
 
 Condition: TypeAlias = Value | Sequence[Value] | np.ndarray | pa.Array | pa.ChunkedArray
@@ -123,7 +125,8 @@ class Generator:
 
     def tensors(self, rows: range, seed: int, classes: np.ndarray | None) -> Batch:
         """The same before decoding: images uint8 ``(n, channels, height, width)``, and the classes ``(n,)``."""
-        batch: Batch = {self.codec.image[0]: self._tiled(rows, seed, "latent", classes)}
+        made = self._tiled(self._images(len(rows)), self._make, rows, seed, "latent", self.sampler.noise, classes)
+        batch: Batch = {self.codec.image[0]: made}
         if classes is not None:
             assert self.spec.condition is not None
             batch[self.spec.condition] = np.asarray(classes, np.int64)
@@ -186,32 +189,81 @@ class Generator:
         Returns:
             uint8, like ``images``.
         """
+        self._check(images, rows, classes)
+
+        def vary(noise: Tensor, classes: Tensor | None, images: Tensor) -> Tensor:
+            return _pixels(self.sampler.vary(_scaled(images), noise, classes, strength))
+
+        out = self._images(len(rows))
+        return self._tiled(out, vary, rows, seed, f"variant {variant}", self.sampler.noise, classes, images)
+
+    def log_likelihood(
+        self, images: np.ndarray, rows: range, seed: int, classes: np.ndarray | None, samples: int = SAMPLES
+    ) -> np.ndarray:
+        """How likely images are: log p(image), given its class, or an estimate that is below it on average.
+
+        It depends on the image, its class, its number, the seed and the number of samples, and on nothing else that is
+        asked for with it.
+
+        Args:
+            images: uint8 ``(n, channels, height, width)``.
+            rows: their numbers, ``n`` consecutive ones.
+            seed: of the noise that the estimate is made from, 0 or more.
+            classes: their class indices, int64 ``(n,)``; None where the generator has no condition.
+            samples: of the latent; the more, the closer.
+
+        Returns:
+            Nats, float64 ``(n,)``.
+
+        Raises:
+            RaygenError: the family says nothing of it, or not of such images.
+        """
+        if not self.sampler.has_likelihood:
+            raise RaygenError(f"the family {self.spec.family!r} does not say how likely an image is", "train a vae")
+        self._check(images, rows, classes)
+
+        def score(noise: Tensor, classes: Tensor | None, images: Tensor) -> Tensor:
+            drawn = noise.view(len(noise), samples, self.sampler.noise).transpose(0, 1)
+            return self.sampler.log_likelihood(_scaled(images), drawn, classes)
+
+        out = np.empty(len(rows))
+        return self._tiled(out, score, rows, seed, "likelihood", samples * self.sampler.noise, classes, images)
+
+    def _check(self, images: np.ndarray, rows: range, classes: np.ndarray | None) -> None:
         assert images.dtype == np.uint8
         assert len(images) == len(rows)
         assert (classes is None) == (self.spec.condition is None)
         if classes is not None:
             assert len(classes) == len(rows)
             assert classes.min(initial=0) >= 0
-        return self._tiled(rows, seed, f"variant {variant}", classes, images, strength)
+
+    def _images(self, rows: int) -> np.ndarray:
+        _, size = self.codec.image
+        return np.empty((rows, size.channels, size.height, size.width), np.uint8)
+
+    def _make(self, noise: Tensor, classes: Tensor | None) -> Tensor:
+        return _pixels(self.sampler(noise, classes))
 
     def _tiled(
         self,
+        out: np.ndarray,
+        compute: Callable[..., Tensor],
         rows: range,
         seed: int,
         purpose: str,
-        classes: np.ndarray | None,
-        images: np.ndarray | None = None,
-        strength: float = STRENGTH,
+        width: int,
+        *parts: np.ndarray | None,
     ) -> np.ndarray:
-        """Rows, or variants of images, by whole tiles at multiples of the tile's size."""
-        _, size = self.codec.image
-        out = np.empty((len(rows), size.channels, size.height, size.width), np.uint8)
+        """Fill ``out`` with what is computed of rows, by whole tiles at multiples of the tile's size.
+
+        What computes it is given standard normals ``(tile, width)``, and of each part as many.
+        """
         for start in range(rows.start - rows.start % self.tile, rows.stop, self.tile):
             first, last = max(start, rows.start), min(start + self.tile, rows.stop)
             asked, slots = slice(first - rows.start, last - rows.start), slice(first - start, last - start)
-            normals = noise.normals(seed, purpose, range(start, start + self.tile), self.sampler.noise)
-            given, shown = (None if part is None else self._padded(part[asked], slots) for part in (classes, images))
-            out[asked] = self._tile(normals, given, shown, strength)[slots]
+            normals = noise.normals(seed, purpose, range(start, start + self.tile), width)
+            given = (None if part is None else self._padded(part[asked], slots) for part in parts)
+            out[asked] = self._tile(compute, normals, *given)[slots]
         return out
 
     def _padded(self, part: np.ndarray, slots: slice) -> np.ndarray:
@@ -221,20 +273,13 @@ class Generator:
         return tile
 
     @torch.inference_mode()
-    def _tile(
-        self, normals: np.ndarray, classes: np.ndarray | None, images: np.ndarray | None, strength: float
-    ) -> np.ndarray:
+    def _tile(self, compute: Callable[..., Tensor], *parts: np.ndarray | None) -> np.ndarray:
         device = next(chain(self.sampler.parameters(), self.sampler.buffers())).device
-        z = torch.from_numpy(normals).to(device)
-        given = None if classes is None else torch.from_numpy(classes).to(device)
+        given = (None if part is None else torch.from_numpy(part).to(device) for part in parts)
         # On GPUs: no algorithm chosen by its speed of today, none that adds up in any order, and whole float32.
         with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
-            if images is None:
-                made = self.sampler(z, given)
-            else:
-                made = self.sampler.vary(torch.from_numpy(images).to(device).float().div(127.5).sub(1), z, given, strength)
-        pixels: np.ndarray = ((made.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).cpu().numpy()
-        return pixels
+            made: np.ndarray = compute(*given).cpu().numpy()
+        return made
 
     def _card(self) -> str:
         name, size = self.codec.image
@@ -270,6 +315,16 @@ Last training metrics:
 
 {metrics or "- none"}
 """
+
+
+def _scaled(images: Tensor) -> Tensor:
+    """Of uint8, in [-1, 1]."""
+    return images.float().div(127.5).sub(1)
+
+
+def _pixels(images: Tensor) -> Tensor:
+    """Of images in [-1, 1], uint8."""
+    return ((images.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
 def untrained(spec: GeneratorSpec, codec: Codec, device: torch.device) -> Any:

@@ -20,7 +20,7 @@ from raygen.datasets.codec import Batch, Codec
 from raygen.errors import GateError, RaygenError
 from raygen.generators import families
 from raygen.generators.base import STRENGTH
-from raygen.generators.generator import Generator
+from raygen.generators.generator import SAMPLES, Generator
 from raygen.jobs import progress
 from raygen.jobs.project import REPORT, Project, read_json, write_json
 from raygen.metrics import fidelity
@@ -31,6 +31,7 @@ AGREEMENT_ROWS = 2000
 PER_CLASS = 10
 MOST_CLASSES = 20  # that pictures are shown of
 NEIGHBOURS = 8
+LIKELIHOOD_ROWS = 1000
 HIGHER = {"label_agreement", "classifier_score", "precision", "recall", "density", "coverage"}
 
 
@@ -84,6 +85,8 @@ def evaluate(project: Project) -> dict[str, Any]:
             metrics = [agreement, *metrics]
         else:
             metrics = [_missing(name, because) for name in ("label_agreement", "classifier_score")] + metrics
+        if generator.sampler.has_likelihood:
+            metrics = [*metrics, _likelihood(generator, held, seed, strength)]
         shown.update(2)
         _pictures(project, generator, features, training, codec, seed, strength)
         shown.update(3)
@@ -227,13 +230,32 @@ def _agreement(
     return _metric("label_agreement", share, ceiling, interval, classifier.name, n), by_class
 
 
+def _likelihood(generator: Generator, held: Rows, seed: int, strength: float | None) -> dict[str, Any]:
+    """Nats that held-out rows cost on average. Real data has no such figure of its own, so there is no ceiling."""
+    name = "negative_log_likelihood"
+    if strength is not None:
+        return _missing(name, "it says how likely new rows are, and these are variants")
+    known = held if generator.spec.condition is None or held.classes is None else held.take(held.classes >= 0)
+    shown = known.take(np.random.default_rng(seed).permutation(len(known.images))[:LIKELIHOOD_ROWS])
+    n = len(shown.images)
+    if n == 0:
+        return _missing(name, "no rows are held out")
+    classes = None if generator.spec.condition is None else shown.classes
+    try:
+        nats = -generator.log_likelihood(shown.images, range(n), seed, classes)
+    except RaygenError as error:
+        return _missing(name, error.what)
+    interval = fidelity.bootstrap_interval(lambda rows: float(rows.mean()), nats, seed=seed)
+    return {**_metric(name, nats.mean(), None, interval, "likelihood", n), "samples": SAMPLES}
+
+
 def _metric(
-    name: str, value: float, ceiling: float, interval: fidelity.Interval, features: str, rows: int
+    name: str, value: float, ceiling: float | None, interval: fidelity.Interval, features: str, rows: int
 ) -> dict[str, Any]:
     return {
         "name": name,
         "value": float(value),
-        "ceiling": float(ceiling),
+        "ceiling": None if ceiling is None else float(ceiling),
         "interval": [float(interval[0]), float(interval[1])],
         "better": "higher" if name in HIGHER else "lower",
         "features": features,

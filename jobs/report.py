@@ -19,6 +19,7 @@ EXPLAINED = {
     "recall": "share of real rows that lie among synthetic ones: is the variety there?",
     "density": "how deep among real rows the synthetic ones lie; 1 is like real rows",
     "coverage": "share of real rows with a synthetic one nearby: is anything left out?",
+    "negative_log_likelihood": "−log p of a held-out row, in nats, at most (importance-weighted bound)",
 }
 
 

@@ -243,7 +243,8 @@ def _table(report: dict[str, object]) -> None:
             table.add_row(metric["name"], "–", "", f"not computed: {metric['because']}")
         else:
             low, high = metric["interval"]
-            table.add_row(metric["name"], f"{metric['value']:.3f}", f"{low:.3f} to {high:.3f}", f"{metric['ceiling']:.3f}")
+            ceiling = "–" if metric["ceiling"] is None else f"{metric['ceiling']:.3f}"
+            table.add_row(metric["name"], f"{metric['value']:.3f}", f"{low:.3f} to {high:.3f}", ceiling)
     Console(highlight=False).print(table)
 
 

@@ -157,6 +157,8 @@ class AutoencoderSpec(LearnedSpec):
     latent_penalty: Annotated[float, Field(ge=0)] = 0.5
     width: PositiveInt = 32
     learning_rate: PositiveFloat = 2e-3
+    density: Literal["gaussian", "mixture"] = "gaussian"
+    components: PositiveInt = 10
 
 
 class TransformsSpec(FamilySpec):
@@ -168,8 +170,6 @@ class TransformsSpec(FamilySpec):
         horizontal_flip: how likely left becomes right.
         vertical_flip: how likely the image is turned upside down.
         crop: the least and the most of the area that is kept, of the image's own shape, anywhere in it.
-    density: Literal["gaussian", "mixture"] = "gaussian"
-    components: PositiveInt = 10
         rotate: the most degrees, either way.
         translate: the most of the height and of the width, either way.
         scale: the least and the most.
@@ -234,7 +234,16 @@ class TrainSpec(Strict):
 class GateRule(Strict):
     """A metric of the report and the least or most it may be."""
 
-    metric: Literal["label_agreement", "frechet_distance", "classifier_score", "precision", "recall", "density", "coverage"]
+    metric: Literal[
+        "label_agreement",
+        "frechet_distance",
+        "classifier_score",
+        "precision",
+        "recall",
+        "density",
+        "coverage",
+        "negative_log_likelihood",
+    ]
     min: float | None = None
     max: float | None = None
 
@@ -367,6 +376,9 @@ class Spec(Strict):
             for name in ("saturation", "hue"):
                 if getattr(self.generator, name):
                     raise ValueError(f"generator.{name} is about colours, but the column {images[0]!r} has one channel")
+        if self.generator.family != "vae" and any(rule.metric == "negative_log_likelihood" for rule in self.gate):
+            family = self.generator.family
+            raise ValueError(f"gate has a rule for negative_log_likelihood, which the family {family!r} does not have")
         if self.augment is not None:
             _augment_fits(self.augment, self.generator, fields)
         return self

@@ -25,7 +25,7 @@ from raygen.datasets.storage import Folder
 from raygen.errors import OutputError, RaygenError
 from raygen.generators import artifact, noise
 from raygen.generators.generator import Generator, untrained
-from raygen.spec import CategoryField, FamilySpec, ImageField, VaeSpec
+from raygen.spec import CategoryField, FamilySpec, GanSpec, ImageField, VaeSpec
 
 MakeSpec = Callable[..., FamilySpec]
 
@@ -84,6 +84,12 @@ def generator() -> Generator:
 @pytest.fixture(scope="module")
 def unconditional() -> Generator:
     return made(VaeSpec(network="dense", latent=6, width=4))
+
+
+@pytest.fixture(scope="module", params=["animal", None], ids=["conditional", "unconditional"])
+def scoring(request: pytest.FixtureRequest) -> Generator:
+    """One that says how likely images of any grey are."""
+    return made(VaeSpec(network="conv", latent=6, width=4, likelihood="logistic", condition=request.param))
 
 
 @pytest.fixture
@@ -237,6 +243,58 @@ class TestRows:
 
         batch = dataclasses.replace(unconditional, sampler=Ramp()).tensors(range(2), 7, None)  # type: ignore[arg-type]
         np.testing.assert_array_equal(batch["picture"][1].ravel(), np.rint(np.linspace(0, 255, 3 * 12 * 9)))
+
+
+class TestLikelihood:
+    images = np.random.default_rng(3).integers(0, 256, (150, 3, 12, 9), np.uint8)
+
+    def classes(self, generator: Generator) -> np.ndarray | None:
+        return None if generator.spec.condition is None else np.arange(150) % 4
+
+    def test_a_row_scores_the_same_whatever_else_is_asked_for(self, scoring: Generator) -> None:
+        classes = self.classes(scoring)
+        whole = scoring.log_likelihood(self.images, range(FAR, FAR + 150), 7, classes, samples=5)
+        assert (whole.dtype, whole.shape) == (np.float64, (150,))
+        assert len(np.unique(whole)) == 150
+        assert (whole < 0).all()  # probabilities, of one of 256 values each
+        for first, last in ((0, 1), (33, 70), (63, 65), (149, 150)):
+            part, given = slice(first, last), None if classes is None else classes[first:last]
+            again = scoring.log_likelihood(self.images[part], range(FAR + first, FAR + last), 7, given, samples=5)
+            np.testing.assert_array_equal(again, whole[part])
+
+    def test_it_is_by_the_samplers_bound(self, scoring: Generator) -> None:
+        classes = self.classes(scoring)
+        normals = noise.normals(7, "likelihood", range(150), 3 * 6).reshape(150, 3, 6).transpose(1, 0, 2)
+        pictures = torch.from_numpy(self.images).float() / 127.5 - 1
+        given = None if classes is None else torch.from_numpy(classes)
+        with torch.no_grad():
+            expected = scoring.sampler.log_likelihood(pictures, torch.from_numpy(normals), given).numpy()
+        found = scoring.log_likelihood(self.images, range(150), 7, classes, samples=3)
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+    def test_more_samples_are_a_higher_bound(self, scoring: Generator) -> None:
+        means = [
+            scoring.log_likelihood(self.images, range(150), 7, self.classes(scoring), samples).mean()
+            for samples in (1, 5, 50)
+        ]
+        assert means[0] < means[1] < means[2]
+
+    def test_it_depends_on_the_number_the_seed_and_the_class(self, generator: Generator) -> None:
+        same = np.zeros((4, 3, 12, 9), np.uint8)
+        classes = np.array([0, 0, 0, 2])
+        found = generator.log_likelihood(same, range(4), 7, classes, 2)
+        assert len(np.unique(found)) == 4
+        assert (generator.log_likelihood(same, range(4), 8, classes, 2) != found).all()
+
+    def test_families_that_say_nothing_of_it_say_so(self) -> None:
+        with pytest.raises(RaygenError, match="'gan' does not say how likely"):
+            made(GanSpec(network="dense", latent=4, width=1)).log_likelihood(self.images, range(150), 7, None)
+
+    def test_grey_pixels_have_none_under_a_bernoulli(self, unconditional: Generator) -> None:
+        with pytest.raises(RaygenError, match="not all black or white"):
+            unconditional.log_likelihood(self.images, range(150), 7, None)
+        binary = np.where(self.images > 127, 255, 0).astype(np.uint8)
+        assert np.isfinite(unconditional.log_likelihood(binary, range(150), 7, None, 2)).all()
 
 
 TENSOR = pa.list_(pa.list_(pa.list_(pa.uint8(), 3), 9), 12)

@@ -32,7 +32,7 @@ def test_the_pictures_show_and_nothing_is_fetched(ray: None, small: dict[str, An
             assert all(width > 100 for width in widths)
             assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
             assert page.locator("svg text", has_text="reconstruction").count() == 1
-            assert page.locator("tbody tr").count() == 7 + 10  # metrics, classes
+            assert page.locator("tbody tr").count() == 8 + 10  # metrics, classes
             inks.append(page.eval_on_selector("svg text", "text => getComputedStyle(text).fill"))
         assert inks[0] != inks[1]  # the curves' labels can be read on both
         browser.close()
