@@ -354,7 +354,7 @@ def test_no_typo_in_a_key_is_let_through(file: Path, data: st.DataObject) -> Non
         "insert": key[:at] + letter + key[at:],
         "swap": key[:at] + key[at : at + 2][::-1] + key[at + 2 :],
     }[way]
-    if typo.split("#")[0].strip() in (key, "- " + key) or typo.strip("'\"") == key:
+    if typo.split("#")[0].strip() in ("", key, "- " + key) or typo.strip("'\"") == key:
         return  # white space, a comment
     lines = BLOCKS.splitlines()
     lines[number] = lines[number].replace(key, typo, 1)
