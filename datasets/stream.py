@@ -23,6 +23,7 @@ SHOWN = 8
 """Columns that an error about a schema names at most."""
 PAGES = 1 << 20
 """Bytes of a column's pages that are read at a time where rows are streamed."""
+ROWS_AT_ONCE = 1024
 ROW = "_row"
 """The column that carries a row's address."""
 
@@ -35,6 +36,14 @@ class Fragment(NamedTuple):
     start: int
     offset: int
     rows: int
+
+
+class Piece(NamedTuple):
+    """Some rows of one side of the holdout in a row group: ``take`` of them, after the first ``skip``."""
+
+    fragment: Fragment
+    skip: int
+    take: int
 
 
 @dataclass(frozen=True)
@@ -157,6 +166,62 @@ def load(source: Source, codec: Codec, holdout: float) -> tuple[Batch, Batch]:
     return {n: v[~held] for n, v in rows.items()}, {n: v[held] for n, v in rows.items()}
 
 
+@dataclass(frozen=True)
+class Reader:
+    """Reads the rows of one side of the holdout, a piece at a time: neither the source nor a row group has to fit in memory.
+
+    Attributes:
+        held: which side: held-out rows, or training rows.
+        busy: whether others hold every CPU, so that reading has to do without one of its own.
+    """
+
+    source: Source
+    codec: Codec
+    holdout: float
+    held: bool = False
+    busy: bool = False
+
+    def counts(self) -> list[int]:
+        """How many of those rows each row group has; nothing is read for it."""
+        return [int(self._mask(fragment).sum()) for fragment in self.source.fragments]
+
+    def read(self, pieces: Sequence[Piece]) -> Iterator[Batch]:
+        """The rows of pieces, encoded, in their order.
+
+        Raises:
+            DataError: a row cannot be read; its file and row are named.
+        """
+        import ray.data
+
+        if not pieces:
+            return
+        items = [{**piece.fragment._asdict(), "skip": piece.skip, "take": piece.take} for piece in pieces]
+        dataset = ray.data.from_items(items, override_num_blocks=min(len(items), 1000))
+        dataset.context.execution_options.preserve_order = True
+        compute = ray.data.TaskPoolStrategy(size=2) if self.busy else None
+        with user_errors():
+            read = dataset.map_batches(self._encode, batch_size=1, num_cpus=0 if self.busy else 1, compute=compute)
+            yield from read.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=2)
+
+    def _encode(self, items: dict[str, Any]) -> Iterator[Batch]:
+        for fragment, skip, take in zip(_items(items), items["skip"], items["take"], strict=True):
+            chosen = np.flatnonzero(self._mask(fragment))[skip : skip + take]
+            first, stop, group = int(chosen[0]), int(chosen[-1]) + 1, fragment.row_group
+            names = list(self.codec.fields)
+            for table in read_rows(fragment.file, range(group, group + 1), first, stop - first, ROWS_AT_ONCE, names):
+                rows = chosen[(chosen >= first) & (chosen < first + len(table))]
+                first, at = first + len(table), rows - first
+                if len(rows):
+                    yield self.codec.encode(
+                        table.take(pa.array(at)),
+                        lambda row, f=fragment, n=rows: f"{f.file}, row {f.start + n[row]}",  # type: ignore[misc]
+                    )
+
+    def _mask(self, fragment: Fragment) -> np.ndarray:
+        mask = _mask(self.source.root, fragment, self.holdout)
+        return mask if self.held else ~mask
+
+
 @contextlib.contextmanager
 def user_errors() -> Iterator[None]:
     """Raise the RaygenError that a task, an actor or a training worker raised, without what Ray wraps around it."""
@@ -265,8 +330,10 @@ def _read(fragment: Fragment, names: list[str] | None) -> pa.Table:
         return parquet.read_row_group(fragment.row_group, columns=names)
 
 
-def read_rows(file: str, row_groups: range, skip: int, rows: int, batch_rows: int) -> Iterator[pa.Table]:
-    """Rows [skip, skip + rows) of some consecutive row groups of a file, with all columns.
+def read_rows(
+    file: str, row_groups: range, skip: int, rows: int, batch_rows: int, names: list[str] | None = None
+) -> Iterator[pa.Table]:
+    """Rows [skip, skip + rows) of some consecutive row groups of a file, with all columns or those of some names.
 
     Memory does not grow with row groups: it holds a piece of the pages of each column, and a table or two.
 
@@ -283,7 +350,7 @@ def read_rows(file: str, row_groups: range, skip: int, rows: int, batch_rows: in
         there = sum(parquet.metadata.row_group(index).num_rows for index in row_groups)
         if there < skip + rows:
             raise DataError(f"{what}: has {there} rows, not {skip + rows}", "do not change a dataset while it is read")
-        batches = parquet.iter_batches(batch_rows, row_groups=list(row_groups))
+        batches = parquet.iter_batches(batch_rows, row_groups=list(row_groups), columns=names)
         yield from _tables(batches, skip, rows, batch_rows)
 
 

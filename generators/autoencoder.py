@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from raygen.generators import networks
-from raygen.generators.base import Family, Sampler, local
+from raygen.generators.base import Family, Losses, Sampler, local
 from raygen.generators.density import Density, Mixture
 from raygen.spec import AutoencoderSpec
 
@@ -56,12 +56,14 @@ class Autoencoder(Family):
         assert isinstance(network, Deterministic)
         return DensitySampler(network.encoder, network.decoder, self.density)
 
-    def step(self, images: Tensor, classes: Tensor | None) -> dict[str, Tensor]:
+    def step(self, images: Tensor, classes: Tensor | None) -> Losses:
+        return self.descend("autoencoder", self._loss, self.cut(images, classes))
+
+    def _loss(self, images: Tensor, classes: Tensor | None) -> tuple[Tensor, Losses]:
         reconstructed, latent = self.networks["autoencoder"](images, classes)
         error = F.mse_loss(reconstructed.float(), images, reduction="sum") / len(images)
         loss = error + self.spec.latent_penalty * latent.float().pow(2).sum(1).mean()
-        self.descend("autoencoder", loss)
-        return {"loss": loss.detach(), "squared_error": error.detach()}
+        return loss, {"loss": loss.detach(), "squared_error": error.detach()}
 
     @torch.no_grad()
     def finish(self, batches: Iterable[tuple[Tensor, Tensor | None]]) -> dict[str, float]:

@@ -2,7 +2,8 @@
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -13,6 +14,9 @@ from torch.optim import Optimizer
 
 from raygen.generators.networks import Shape
 from raygen.spec import FamilySpec, LearnedSpec
+
+Losses = dict[str, Tensor]
+"""Scalars to show, detached and left on the device."""
 
 STRENGTH = 0.5
 """How far a variant goes from its row where nothing else is asked for."""
@@ -77,11 +81,15 @@ class Family(ABC):
         learns: whether there is anything to learn; without, ``step`` is never called.
         engine: the package beside raygen's own whose version decides what it makes, where there is one.
         progress: the share of the training that is done, set by whoever trains, before each step.
+        pieces: into how many a batch is cut, to need less memory; their gradients are added up.
+        clip: the largest norm that the gradient of a network may have.
     """
 
     learns: ClassVar[bool] = True
     engine: ClassVar[str | None] = None
     progress: float = 0.0
+    pieces: int = 1
+    clip: float | None = None
 
     def __init__(self, spec: FamilySpec, shape: Shape, classes: int, device: torch.device) -> None:
         self.spec, self.shape, self.classes, self.device = spec, shape, classes, device
@@ -109,7 +117,7 @@ class Family(ABC):
         """The part of the networks that makes rows, sharing their parameters."""
 
     @abstractmethod
-    def step(self, images: Tensor, classes: Tensor | None) -> dict[str, Tensor]:
+    def step(self, images: Tensor, classes: Tensor | None) -> Losses:
         """Learn from a batch.
 
         Args:
@@ -121,8 +129,7 @@ class Family(ABC):
         """
 
     def finish(self, batches: Iterable[tuple[Tensor, Tensor | None]]) -> dict[str, float]:
-        """Called once after the last step, with one pass over this worker's training rows, which are dealt to the workers a
-        batch at a time. Most have nothing to do.
+        """Called once after the last step, with one pass over this worker's training rows. Most have nothing to do.
 
         Returns:
             Figures of what was done, to be kept with the metrics of the training.
@@ -136,15 +143,49 @@ class Family(ABC):
                 for buffer in local(network).buffers():
                     dist.broadcast(buffer, 0)
 
-    def descend(self, name: str, loss: Tensor) -> None:
-        """One step of a network's optimizer down the gradient of a loss."""
-        self.optimizers[name].zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        self.optimizers[name].step()
+    def pace(self, progress: float, rate: float) -> None:
+        """Say which share of the training is done, and set the learning rates to a share of the full ones."""
+        self.progress = progress
+        for optimizer in self.optimizers.values():
+            for group in optimizer.param_groups:
+                group["lr"] = group.setdefault("initial_lr", group["lr"]) * rate
+
+    def cut(self, *tensors: Tensor | None) -> list[tuple[Any, ...]]:
+        """The rows of some tensors in pieces; what is None stays None."""
+        parts = [[None] * self.pieces if tensor is None else tensor.chunk(self.pieces) for tensor in tensors]
+        return list(zip(*parts, strict=True))
+
+    def descend(self, name: str, loss: Callable[..., tuple[Tensor, Losses]], pieces: Sequence[tuple[Any, ...]]) -> Losses:
+        """One step of a network's optimizer down the gradient of the mean of a loss.
+
+        Args:
+            loss: makes of a piece of a batch what to descend, and what to show.
+            pieces: each is used when the one before is not needed any more.
+
+        Returns:
+            The mean of what is to be shown.
+        """
+        network, optimizer, shown = self.networks[name], self.optimizers[name], list[Losses]()
+        optimizer.zero_grad(set_to_none=True)
+        for piece in pieces:
+            waits = len(shown) + 1 < len(pieces) and isinstance(network, nn.parallel.DistributedDataParallel)
+            with network.no_sync() if waits else nullcontext():  # type: ignore[operator]  # workers exchange the sum, once
+                value, of_piece = loss(*piece)
+                (value / len(pieces)).backward()  # type: ignore[no-untyped-call]
+            shown.append(of_piece)
+        if self.clip is not None:
+            nn.utils.clip_grad_norm_(network.parameters(), self.clip)
+        optimizer.step()
+        return mean(shown)
 
     def distribute(self, wrap: Callable[[nn.Module], nn.Module]) -> None:
         """Replace every network by what synchronizes its gradients with the other workers."""
         self.networks = {name: wrap(network) for name, network in self.networks.items()}
+
+    def compile(self) -> None:
+        """Have torch compile the networks, where it can."""
+        for network in self.networks.values():
+            network.compile()
 
     def average_weights(self) -> None:
         """Move the exponential moving average of the sampler, which is what gets exported, towards its weights."""
@@ -178,6 +219,11 @@ class Family(ABC):
             optimizer.load_state_dict(state["optimizers"][name])
         self.average.load_state_dict(state["average"])
         self.steps = state["steps"]
+
+
+def mean(shown: Sequence[Losses]) -> Losses:
+    """Of scalars by name."""
+    return {name: torch.stack([part[name] for part in shown]).mean() for name in shown[0]}
 
 
 def _state(module: nn.Module) -> list[Tensor]:

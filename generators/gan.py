@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from raygen.generators import augmentation, discriminators, networks
-from raygen.generators.base import Family, Sampler, local
+from raygen.generators.base import Family, Losses, Sampler, local
 from raygen.spec import GanSpec
 
 
@@ -39,40 +39,57 @@ class Gan(Family):
     def sampler(self) -> Sampler:
         return TanhSampler(local(self.networks["generator"]), self.spec.latent)
 
-    def step(self, images: Tensor, classes: Tensor | None) -> dict[str, Tensor]:
-        spec, generator, discriminator = self.spec, self.networks["generator"], self.networks["discriminator"]
-        generator_learns = self.steps % spec.discriminator_steps == 0
-        regularized = spec.r1 > 0 and self.steps % spec.r1_every == 0
-        noise = torch.randn(len(images), spec.latent, device=images.device)
-        with torch.set_grad_enabled(generator_learns):
-            fake = torch.tanh(generator(noise, classes))
+    def step(self, images: Tensor, classes: Tensor | None) -> Losses:
+        generator, discriminator = self.networks["generator"], self.networks["discriminator"]
+        learns = self.steps % self.spec.discriminator_steps == 0
+        noise = torch.randn(len(images), self.spec.latent, device=images.device)
+        # Of several pieces the rows alone are kept for the generator's step, which makes them again: that saves memory.
+        once = self.pieces == 1
+        with torch.set_grad_enabled(learns and once):
+            fakes = [torch.tanh(generator(noise, classes)) for noise, classes in self.cut(noise, classes)]
+        pieces = [(*piece, fake) for piece, fake in zip(self.cut(images, noise, classes), fakes, strict=True)]
 
-        # All in one forward pass, which is what DistributedDataParallel synchronizes.
-        seen = [self._augment(images).detach().requires_grad_(regularized), self._augment(fake.detach())]
+        judged = self.descend(
+            "discriminator", lambda real, _, classes, fake: self._judge(real, fake.detach(), classes), pieces
+        )
+        # The discriminator's own gradients are neither needed nor to be synchronized here.
+        local(discriminator).requires_grad_(False)
+
+        def fool(_: Tensor, noise: Tensor, classes: Tensor | None, fake: Tensor) -> tuple[Tensor, Losses]:
+            return self._fool(fake if once else torch.tanh(generator(noise, classes)), classes)
+
+        if learns:
+            fooled = self.descend("generator", fool, pieces)
+        else:
+            with torch.no_grad():
+                _, fooled = fool(*pieces[0])
+        local(discriminator).requires_grad_(True)
+        return {**fooled, **judged}
+
+    def _judge(self, real: Tensor, fake: Tensor, classes: Tensor | None) -> tuple[Tensor, Losses]:
+        """What the discriminator descends, all in one forward pass, which is what DistributedDataParallel synchronizes."""
+        spec, discriminator = self.spec, self.networks["discriminator"]
+        regularized = spec.r1 > 0 and self.steps % spec.r1_every == 0
+        seen = [self._augment(real).detach().requires_grad_(regularized), self._augment(fake)]
         if spec.loss == "wgan_gp":
             seen.append(between(*seen).requires_grad_())
         logits, guesses = discriminator(torch.cat(seen), None if classes is None else classes.repeat(len(seen)))
-        real_logits, fake_logits, *_ = parts = logits.float().split(len(images))
-        d_loss = discriminator_loss(spec.loss, real_logits, fake_logits)
-        d_class_loss = class_loss(guesses, classes)
-        self.descend("discriminator", d_loss + spec.auxiliary_weight * d_class_loss + self._penalty(parts, seen))
-
-        # The discriminator's own gradients are neither needed nor to be synchronized here.
-        judge = local(discriminator).requires_grad_(False)
-        with torch.set_grad_enabled(generator_learns):
-            logits, guesses = judge(self._augment(fake), classes)
-            g_loss = generator_loss(spec.loss, logits.float())
-            g_class_loss = class_loss(guesses, classes)
-        if generator_learns:
-            self.descend("generator", g_loss + spec.auxiliary_weight * g_class_loss)
-        judge.requires_grad_(True)
-        shown = {"generator_loss": g_loss.detach(), "discriminator_loss": d_loss.detach()}
+        real_logits, fake_logits, *_ = parts = logits.float().split(len(real))
+        loss = discriminator_loss(spec.loss, real_logits, fake_logits)
+        of_class = class_loss(guesses, classes)
+        shown = {"discriminator_loss": loss.detach()}
         if spec.loss != "wgan_gp":  # whose logits mean something by their differences only
             shown["real_accuracy"] = (real_logits > 0).float().mean()
             shown["fake_accuracy"] = (fake_logits < 0).float().mean()
-        if isinstance(d_class_loss, Tensor):
-            shown["class_loss"] = d_class_loss.detach()
-        return shown
+        if isinstance(of_class, Tensor):
+            shown["class_loss"] = of_class.detach()
+        return loss + spec.auxiliary_weight * of_class + self._penalty(parts, seen), shown
+
+    def _fool(self, fake: Tensor, classes: Tensor | None) -> tuple[Tensor, Losses]:
+        """What the generator descends."""
+        logits, guesses = local(self.networks["discriminator"])(self._augment(fake), classes)
+        loss = generator_loss(self.spec.loss, logits.float())
+        return loss + self.spec.auxiliary_weight * class_loss(guesses, classes), {"generator_loss": loss.detach()}
 
     def _penalty(self, logits: Sequence[Tensor], seen: Sequence[Tensor]) -> Tensor | float:
         """Of the slope at real images or at those between, whichever is differentiable."""

@@ -9,7 +9,7 @@ from torch.optim import Optimizer
 
 from raygen.errors import RaygenError
 from raygen.generators import networks
-from raygen.generators.base import Family, Sampler, local
+from raygen.generators.base import Family, Losses, Sampler, local
 from raygen.generators.likelihood import LIKELIHOODS, Likelihood
 from raygen.spec import VaeSpec
 
@@ -56,19 +56,18 @@ class Vae(Family):
         assert isinstance(network, Variational)
         return MeanSampler(network.encoder, network.decoder, network.likelihood, self.spec.latent)
 
-    def step(self, images: Tensor, classes: Tensor | None) -> dict[str, Tensor]:
+    def step(self, images: Tensor, classes: Tensor | None) -> Losses:
+        return self.descend("autoencoder", self._loss, self.cut(images, classes))
+
+    def _loss(self, images: Tensor, classes: Tensor | None) -> tuple[Tensor, Losses]:
         log_likelihood, mean, log_variance = (part.float() for part in self.networks["autoencoder"](images, classes))
         reconstruction = -log_likelihood.sum() / len(images)
         by_dimension = 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance)
         divergence = by_dimension.sum(1).mean()
         cost = by_dimension.mean(0).clamp(min=self.spec.free_bits).sum() if self.spec.free_bits else divergence
         loss = reconstruction + self._weight() * cost
-        self.descend("autoencoder", loss)
-        return {
-            "loss": loss.detach(),
-            "reconstruction": reconstruction.detach(),
-            "divergence": divergence.detach(),
-        }
+        shown = {"loss": loss, "reconstruction": reconstruction, "divergence": divergence}
+        return loss, {name: value.detach() for name, value in shown.items()}
 
     def _weight(self) -> float:
         """Of the divergence, now."""

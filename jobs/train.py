@@ -1,17 +1,14 @@
 """``train``: fit a generator on Ray Train, data-parallel, and export it as an artifact.
 
-Everything that an epoch does follows from the seed, the epoch and the worker's rank, so a run that goes on from a
-checkpoint does what an undisturbed one would have done. Checkpoints are raygen's own files in the run's folder: one
-mechanism, whether a worker, the driver or the machine was lost, in local mode and on a cluster.
+Everything that a step does follows from the seed, its number and the worker's rank, so a run that goes on from a checkpoint
+does what an undisturbed one would have done. Checkpoints are raygen's own files in the run's folder: one mechanism, whether
+a worker, the driver or the machine was lost, in local mode and on a cluster.
 """
 
-import io
-import json
 import math
-import time
+from functools import partial
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from pyarrow.fs import FSSpecHandler, PyFileSystem
@@ -22,14 +19,21 @@ from raygen.datasets import stream
 from raygen.datasets.codec import Batch, Codec
 from raygen.datasets.storage import Folder
 from raygen.errors import DataError, OutputError, RaygenError, ResourceError
-from raygen.generators import families
-from raygen.generators.base import Family
+from raygen.generators import artifact, batch_norm, families
+from raygen.generators.base import Family, Sampler
 from raygen.generators.generator import Generator, untrained
-from raygen.jobs import progress
-from raygen.jobs.project import Project, write_json
-from raygen.spec import Spec, load_spec
+from raygen.jobs import batches, progress, watch
+from raygen.jobs.batches import InMemory, Rows, Share, Streamed, steps
+from raygen.jobs.checkpoints import Checkpoints
+from raygen.jobs.loop import Loop, everywhere
+from raygen.jobs.project import Project, read_json, write_json
+from raygen.spec import ElasticSpec, Spec, TrainSpec, load_spec
 
-KEPT = 2
+FAILURES = 3  # of workers, after which a training is given up
+WAITS = 1  # for workers to get their resources, each of a minute, before it is given up
+CLASSIFIED = 10_000  # training rows that the watching classifier learns from
+STOPPED = "stopped.json"
+DIFFERENT = "give the generator of the spec that made it the options that it had"
 
 
 def train(project: Project) -> Folder:
@@ -42,8 +46,9 @@ def train(project: Project) -> Folder:
 
     Raises:
         DataError: the data cannot be read, or is too little.
-        OutputError: the storage cannot be written.
-        ResourceError: the workers do not see the same storage.
+        OutputError: the storage cannot be written, or what to start from is not of this architecture.
+        ResourceError: the workers do not see the same storage, or the cluster has no room for them.
+        RaygenError: the training diverged.
     """
     if project.result() is not None:
         return project.trained()
@@ -51,51 +56,65 @@ def train(project: Project) -> Folder:
     project.folder.check_writable()
     codec = stream.fit(project.source, spec.dataset)
     chosen = codec.select([codec.image[0], spec.generator.condition])
+    fresh = untrained(spec.generator, chosen, torch.device("cpu"))
     if not families.family(spec.generator.family).learns:
         project.run.write("spec.yaml", spec.to_yaml().encode())
-        made = untrained(spec.generator, chosen, torch.device("cpu"))
-        _export(made, chosen, spec, _where(project), {}, project.source.rows)
+        _export(fresh.exported(), chosen, spec, _where(project), {}, project.source.rows)
         return project.trained()
-    rows, held = stream.load(project.source, codec, spec.dataset.holdout)
-    count = len(rows[stream.ROW])
+    if spec.train.start_from is not None:
+        begin(fresh, Folder(spec.train.start_from))  # or fail now
+    reader = stream.Reader(project.source, chosen, spec.dataset.holdout)
+    count = sum(reader.counts())
     if count < spec.train.batch_size:
         raise DataError(
-            f"{spec.dataset.path}: {count} rows to train on ({len(held[stream.ROW])} are held out), "
+            f"{spec.dataset.path}: {count} rows to train on ({project.source.rows - count} are held out), "
             f"fewer than one batch of {spec.train.batch_size}",
             "lower train.batch_size, or give more data",
         )
     project.run.write("spec.yaml", spec.to_yaml().encode())
-    _fit(project, chosen, {name: rows[name] for name in chosen.fields})
-    if project.result() is None:
-        raise RaygenError(
-            f"{project.run.uri}: the training diverged, its losses are not finite numbers (see metrics.jsonl)",
-            "lower generator.learning_rate, or change generator.network",
+    project.run.delete(STOPPED)
+    _fit(project, reader, count)
+    if (stopped := read_json(project.run, STOPPED)) is not None:
+        raise RaygenError(stopped["what"], stopped["hint"])
+    diversity = (project.result() or {}).get("metrics", {}).get("diversity", math.nan)
+    if diversity < watch.COLLAPSED:
+        progress.say(
+            f"its pictures of a class look alike: their diversity is {diversity:.2f} of that of real ones "
+            "(mode collapse; try generator.r1, generator.diff_augment, or a lower discriminator_learning_rate)"
         )
     return project.trained()
 
 
-def _fit(project: Project, codec: Codec, rows: Batch) -> None:
+def _fit(project: Project, reader: stream.Reader, count: int) -> None:
     import ray
     import ray.train
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    spec = project.spec.train
+    spec, options = project.spec, project.spec.train
     resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    workers, gpu, cpu = placement(spec.workers, spec.batch_size, resources, torch.cuda.is_available())
-    steps = spec.epochs * _steps(len(next(iter(rows.values()))), spec.batch_size)
-    with progress.bar("train", steps * spec.batch_size, "rows") as shown, progress.mailbox(shown) as box:
+    workers, gpu, cpu = placement(options.workers, options.batch_size, resources, torch.cuda.is_available())
+    most = max(workers) if isinstance(workers, tuple) else workers
+    watched = _watched(options, reader)
+    cached = _fits(options.cache, count * batches.row_bytes(reader.codec))
+    everything = batches.joined(_all(reader), reader.codec) if cached else None
+    total = options.epochs * steps(count, options.batch_size) * options.batch_size
+    with progress.bar("train", total, "rows") as shown, progress.mailbox(shown) as box:
         config = {
-            "spec": project.spec.model_dump(by_alias=True),
-            "codec": codec.to_json(),
-            "rows": ray.put(rows),
+            "spec": spec.model_dump(by_alias=True),
+            "codec": reader.codec.to_json(),
+            "source": ray.put(reader.source),
+            "rows": None if everything is None else ray.put(everything),
+            "watched": ray.put(watched),
+            "busy": most * cpu > resources.get("CPU", 1) - 1,
             **_where(project),
             "box": box,
         }
+        del everything
         trainer = TorchTrainer(
             _learn,
             train_loop_config=config,
             scaling_config=ray.train.ScalingConfig(
-                num_workers=workers,
+                num_workers=workers,  # type: ignore[arg-type]  # mypy sees Train V1, which has no elastic workers
                 use_gpu=gpu > 0,
                 resources_per_worker={"CPU": cpu, **({"GPU": gpu} if gpu else {})} if workers else None,
             ),
@@ -105,29 +124,68 @@ def _fit(project: Project, codec: Codec, rows: Batch) -> None:
                 name="ray",
                 storage_path=project.run.path,
                 storage_filesystem=PyFileSystem(FSSpecHandler(project.run.fs)),
-                failure_config=ray.train.FailureConfig(max_failures=3),
+                failure_config=ray.train.FailureConfig(
+                    max_failures=FAILURES,
+                    controller_failure_limit=WAITS,  # type: ignore[call-arg]
+                ),
             ),
         )
         with stream.user_errors():
-            trainer.fit()
+            try:
+                trainer.fit()
+            except ray.train.ControllerError as error:
+                free = ray.available_resources()  # type: ignore[no-untyped-call]
+                has = ", ".join(
+                    f"{resources.get(name, 0):g} {name}s ({free.get(name, 0):g} free)" for name in ("CPU", "GPU")
+                )
+                raise ResourceError(
+                    f"{most} training workers with {cpu:g} CPUs and {gpu:g} GPUs each did not start: the cluster has {has}",
+                    f"wait for other jobs to end, or lower train.workers ({str(error).splitlines()[-1][:200]})",
+                ) from None
+
+
+def _all(reader: stream.Reader) -> Any:
+    whole = zip(reader.source.fragments, reader.counts(), strict=True)
+    return reader.read([stream.Piece(fragment, 0, rows) for fragment, rows in whole if rows])
+
+
+def _fits(cache: bool | str, size: int) -> bool:
+    """Whether encoded rows are kept in memory: asked for, or they take no more than half of what a node has for objects."""
+    import ray
+
+    stores = [node["Resources"].get("object_store_memory", 0) for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    return size <= min(stores) / 2 if cache == "auto" else bool(cache)
+
+
+def _watched(options: TrainSpec, reader: stream.Reader) -> dict[str, Batch]:
+    """Some real rows: what probes are compared with, and what the watch, where there is one, learns and compares."""
+    rows = {"probes": batches.some(reader, watch.PROBES, options.seed)}
+    if options.watch is not None:
+        held = stream.Reader(reader.source, reader.codec, reader.holdout, held=True)
+        rows["training"] = batches.some(reader, CLASSIFIED, options.seed)
+        rows["held"] = batches.some(held, options.watch.rows, options.seed)
+    return rows
 
 
 class Placement(NamedTuple):
     """Ray Train workers (0: its local mode, in this process), the share of a GPU and of a CPU each asks for."""
 
-    workers: int
+    workers: int | tuple[int, int]
     gpu: float
     cpu: float
 
 
-def placement(asked: int | str, batch_size: int, cluster: dict[str, float], gpu_here: bool) -> Placement:
+def placement(asked: int | str | ElasticSpec, batch_size: int, cluster: dict[str, float], gpu_here: bool) -> Placement:
     """Where the spec's workers go on a cluster.
 
     ``auto`` is a worker per GPU, but no more than share a batch evenly; without GPUs it is one. One worker runs in this
     process, unless the GPU is elsewhere. GPUs and CPUs are shared where there are fewer than workers, so that a job asked
-    of a small machine runs rather than waits for ever.
+    of a small machine runs rather than waits for ever. Elastic workers share nothing, unless there is no room for the least.
     """
     gpus, cpus = int(cluster.get("GPU", 0)), max(1, int(cluster.get("CPU", 1)))
+    if isinstance(asked, ElasticSpec):
+        _, gpu, cpu = placement(asked.min, batch_size, cluster, False)
+        return Placement((asked.min, asked.max), 1.0 if gpus and not gpu else gpu, cpu or 1.0)
     shared_evenly = (n for n in range(max(1, gpus), 0, -1) if batch_size % n == 0)
     workers = next(shared_evenly) if asked == "auto" else int(asked)
     if workers == 1 and (not gpus or gpu_here):
@@ -142,63 +200,98 @@ def _learn(config: dict[str, Any]) -> None:
     import ray.train.torch
 
     context = ray.train.get_context()
-    rank, world = context.get_world_rank(), context.get_world_size()
+    share = Share(context.get_world_rank(), context.get_world_size())
     spec, codec = load_spec(config["spec"]), Codec.from_json(config["codec"])
     options, device = spec.train, ray.train.torch.get_device()
-    rows: Batch = ray.get(config["rows"])
-    images, classes = rows[codec.image[0]], rows.get(spec.generator.condition or "")
-    size = options.batch_size // world
-    steps = _steps(len(images), options.batch_size)
+    rows: Rows
+    if config["rows"] is not None:
+        rows = InMemory(ray.get(config["rows"]), options.batch_size, options.seed, share)
+    else:
+        source = ray.get(config["source"])
+        reader = stream.Reader(source, codec, spec.dataset.holdout, busy=config["busy"])
+        rows = Streamed(reader, options.batch_size, options.seed, share)
+    tensors = partial(_tensors, image=codec.image[0], condition=spec.generator.condition, device=device)
 
     torch.manual_seed(options.seed)
-    family: Family = untrained(spec.generator, codec, device)
-    checkpoints = Checkpoints(Folder(config["run"]))
-    start, history = checkpoints.restore(family)
-    if world > 1:
-        if not _everywhere(_same(start, device), device):
+    family = untrained(spec.generator, codec, device)
+    family.pieces, family.clip = options.accumulate, options.clip_gradients
+    for network in family.networks.values():
+        network.to(memory_format=torch.channels_last)
+    if options.start_from is not None:
+        begin(family, Folder(options.start_from))
+    run, notes = Folder(config["run"]), None
+    if share.rank == 0:
+        watched, condition = ray.get(config["watched"]), spec.generator.condition
+        probes = watch.Probes(watched["probes"][codec.image[0]], watched["probes"].get(condition), options.seed)
+        notes = watch.Notes(probes, lambda: watch.Judge.of(options, watched, codec.image[0], condition), run)
+    loop = Loop(options, family, rows, share, run, tensors, notes)
+    if share.world > 1:
+        if not everywhere(_same(loop.done, device), device):
             raise ResourceError(
                 f"{config['run']}: the workers see different checkpoints",
                 "give a storage that all machines share, such as s3://",
             )
-        # Ranks keep their own batch statistics (broadcasting rank 0's at every forward would undo a step's own update);
-        # rank 0 is the one that is exported.
-        family.distribute(lambda network: DistributedDataParallel(network, broadcast_buffers=False))
+        if options.sync_batch_norm:
+            family.networks = {name: batch_norm.synchronized(network) for name, network in family.networks.items()}
+        # Where batch statistics are not shared, ranks keep their own (broadcasting rank 0's at every forward would undo a
+        # step's own update); rank 0 is the one that is exported.
+        family.distribute(partial(DistributedDataParallel, broadcast_buffers=False))
+    if options.compile:
+        family.compile()
 
-    autocast = torch.autocast(device.type, torch.bfloat16, enabled=reduced(options.precision, device))
-    saved = posted = time.monotonic()
-    began = saved - (history[-1]["seconds"] if history else 0.0)
-    for epoch in range(start, options.epochs):
-        torch.manual_seed(_mix(options.seed, epoch, rank))
-        order = np.random.default_rng([options.seed, epoch]).permutation(len(images))
-        sums: dict[str, Tensor] = {}
-        for step in range(steps):
-            first = step * options.batch_size + rank * size
-            chosen = order[np.arange(first, first + size) % len(order)]  # the last batch is filled up, no row is dropped
-            with autocast:
-                losses = family.step(*_tensors(images, classes, chosen, device))
-            family.average_weights()
-            for name, value in losses.items():
-                sums[name] = sums[name] + value if name in sums else value
-            if rank == 0 and time.monotonic() - posted > 1:
-                posted = time.monotonic()
-                config["box"].post.remote((epoch * steps + step + 1) * options.batch_size, _note(losses))
-        row = {"epoch": epoch + 1, "step": (epoch + 1) * steps, "seconds": round(time.monotonic() - began, 2)}
-        history.append({**row, **{name: round(value.item() / steps, 6) for name, value in sums.items()}})
-        if rank == 0 and (time.monotonic() - saved >= options.checkpoint_seconds or epoch + 1 == options.epochs):
-            checkpoints.save(family, epoch + 1, history)
-            saved = time.monotonic()
-
-    if not _everywhere(all(map(math.isfinite, history[-1].values())), device):
-        return  # diverged: nobody wants this generator, and the driver says so
+    loop.train(lambda rows, note: config["box"].post.remote(rows, note))
+    if loop.problem or not everywhere(not loop.problem, device):
+        if loop.problem:
+            what = f"{run.uri}: the training diverged at step {loop.done}: {loop.problem}"
+            hint = "lower generator.learning_rate, or set train.clip_gradients; its last good checkpoint is kept"
+            write_json(run, STOPPED, {"what": what, "hint": hint})
+        return
     family.synchronize()
-    figures = family.finish(
-        _tensors(images, classes, np.arange(first, min(first + size, len(images))), device)
-        for first in range(rank * size, len(images), size * world)
-    )
+    figures = family.finish(map(tensors, rows.once()))
     # The only report: it is a barrier that costs a second or two, and checkpoints and metrics are raygen's own files.
-    ray.train.report(history[-1])
-    if rank == 0:
-        _export(family, codec, spec, config, {**history[-1], **figures}, len(images))
+    ray.train.report({"step": loop.done})
+    if share.rank == 0:
+        last = loop.history[-1] if loop.best is None else loop.history[loop.best.epoch - 1]
+        _export(family.exported(), codec, spec, config, {**last, **figures}, rows.total)
+
+
+def begin(family: Family, start: Folder) -> None:
+    """Give a new family the weights of an artifact, or of the newest checkpoint of a run.
+
+    Raises:
+        OutputError: nothing is there, or it is of another architecture; a parameter that differs is named.
+    """
+    if start.exists(artifact.DOCUMENT):
+        _, weights = artifact.read(start)
+        sampler = family.sampler()
+        _same_shapes(start, "", sampler, weights)
+        sampler.load_state_dict(weights)
+    elif names := Checkpoints(start).names():
+        state = Checkpoints(start).load(names[-1], family.device)["family"]["networks"]
+        if state.keys() != family.networks.keys():
+            raise OutputError(
+                f"{start.uri}: has the networks {', '.join(state)}, not {', '.join(family.networks)}", DIFFERENT
+            )
+        for name, network in family.networks.items():
+            _same_shapes(start, f"{name}.", network, state[name])
+            network.load_state_dict(state[name])
+    else:
+        raise OutputError(
+            f"{start.uri}: is neither a generator nor a run with a checkpoint",
+            "give <storage>/<name>/generators/<digest>, or <storage>/<name>/train/<run>",
+        )
+    family.average.load_state_dict(family.sampler().state_dict())
+
+
+def _same_shapes(start: Folder, prefix: str, network: torch.nn.Module, weights: dict[str, Tensor]) -> None:
+    here = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    there = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    for name in sorted({*here, *there}):
+        if here.get(name) != there.get(name):
+            shapes = [str(shapes[name]) if name in shapes else "missing" for shapes in (there, here)]
+            raise OutputError(
+                f"{start.uri}: is of another architecture: {prefix}{name} is {shapes[0]} there, {shapes[1]} here", DIFFERENT
+            )
 
 
 def _same(number: int, device: torch.device) -> bool:
@@ -208,21 +301,12 @@ def _same(number: int, device: torch.device) -> bool:
     return int(first.item()) == number
 
 
-def _everywhere(here: bool, device: torch.device) -> bool:
-    """Whether something is so on every rank."""
-    if not dist.is_initialized():
-        return here
-    flag = torch.tensor(float(here), device=device)
-    dist.all_reduce(flag, dist.ReduceOp.MIN)
-    return bool(flag.item())
-
-
 def _where(project: Project) -> dict[str, str]:
     """What an export needs to know of the project, which may be on another machine."""
     return {"project": project.folder.uri, "run": project.run.uri, "data": project.source.fingerprint}
 
 
-def _export(family: Family, codec: Codec, spec: Spec, config: dict[str, Any], last: dict[str, Any], rows: int) -> None:
+def _export(sampler: Sampler, codec: Codec, spec: Spec, config: dict[str, Any], last: dict[str, Any], rows: int) -> None:
     """Write the artifact under its digest, then the run's result, which says that the run is done."""
     metrics = {name: value for name, value in last.items() if name not in ("epoch", "step", "seconds")}
     run = Folder(config["run"])
@@ -233,74 +317,15 @@ def _export(family: Family, codec: Codec, spec: Spec, config: dict[str, Any], la
         "spec": spec.model_dump(mode="json", by_alias=True),
         "metrics": metrics,
     }
-    generator = Generator(spec.generator, codec, family.exported(), lineage=lineage)
+    generator = Generator(spec.generator, codec, sampler, lineage=lineage)
     folder = Folder(config["project"]) / "generators" / generator.digest
-    if not folder.exists("generator.json"):
+    if not folder.exists(artifact.DOCUMENT):
         generator.save(folder)
     write_json(run, "result.json", {"digest": generator.digest, "epochs": last.get("epoch", 0), "metrics": metrics})
 
 
-class Checkpoints:
-    """The checkpoints of a run: whole files, the last few, the newest that can be read first."""
-
-    def __init__(self, run: Folder) -> None:
-        self.run, self.folder = run, run / "checkpoints"
-
-    def save(self, family: Family, epoch: int, history: list[dict[str, Any]]) -> None:
-        self.run.write("metrics.jsonl", "".join(json.dumps(row) + "\n" for row in history).encode())
-        buffer = io.BytesIO()
-        torch.save({"epoch": epoch, "history": json.dumps(history), "family": family.state_dict()}, buffer)
-        self.folder.write(_name(epoch), buffer.getvalue())
-        for name in self._names()[:-KEPT]:
-            self.folder.delete(name)
-
-    def restore(self, family: Family) -> tuple[int, list[dict[str, Any]]]:
-        """Epochs done and their metrics: of the newest checkpoint that is whole, or nothing."""
-        for name in reversed(self._names()):
-            try:
-                data = io.BytesIO(self.folder.read(name))
-                state = torch.load(data, map_location=family.device, weights_only=True)
-                family.load_state_dict(state["family"])
-                return int(state["epoch"]), json.loads(state["history"])
-            except FileNotFoundError:
-                continue
-            except OutputError:
-                raise  # the storage, not the file: another rank may well read it
-            except Exception as error:  # torch raises whatever the broken bytes lead it to
-                reason = (str(error).splitlines() or [type(error).__name__])[0]
-                progress.say(f"{self.folder.uri}/{name}: cannot be read ({reason}); going back to the one before")
-        return 0, []
-
-    def _names(self) -> list[str]:
-        return [name for name in self.folder.names() if name.startswith("epoch-") and name.endswith(".pt")]
-
-
-def reduced(precision: str, device: torch.device) -> bool:
-    """Whether to compute in bf16: where asked for, or (``auto``) on a GPU that has it."""
-    if precision == "auto":
-        return device.type == "cuda" and torch.cuda.is_bf16_supported()
-    return precision == "bf16"
-
-
-def _tensors(
-    images: np.ndarray, classes: np.ndarray | None, chosen: np.ndarray, device: torch.device
-) -> tuple[Tensor, Tensor | None]:
-    pixels = torch.from_numpy(images[chosen]).to(device, non_blocking=True).float().div_(127.5).sub_(1)
-    return pixels, None if classes is None else torch.from_numpy(classes[chosen]).to(device, non_blocking=True)
-
-
-def _steps(rows: int, batch: int) -> int:
-    return -(-rows // batch)
-
-
-def _mix(seed: int, epoch: int, rank: int) -> int:
-    """A seed of its own for each epoch and rank."""
-    return int(np.random.SeedSequence([seed, epoch, rank]).generate_state(1, np.uint64)[0] >> np.uint64(1))
-
-
-def _note(losses: dict[str, Tensor]) -> str:
-    return "  ".join(f"{name} {value.item():.3g}" for name, value in losses.items())
-
-
-def _name(epoch: int) -> str:
-    return f"epoch-{epoch:06d}.pt"
+def _tensors(batch: Batch, image: str, condition: str | None, device: torch.device) -> tuple[Tensor, Tensor | None]:
+    """Images in [-1, 1], and class indices."""
+    images = torch.from_numpy(batch[image]).to(device, non_blocking=True).float().div_(127.5).sub_(1)
+    classes = None if condition is None else torch.from_numpy(batch[condition]).to(device, non_blocking=True)
+    return images.contiguous(memory_format=torch.channels_last), classes

@@ -5,6 +5,7 @@
 """
 
 import difflib
+import math
 import re
 import types
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, NonNegativeInt, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, NonNegativeInt, PositiveInt, Tag, ValidationError
 from pydantic import model_validator as validator
 
 from raygen.errors import SpecError
@@ -82,6 +83,7 @@ class GanSpec(LearnedSpec):
         gradient_penalty: weighs how far the critic's slope is from 1, for ``wgan_gp``.
         spectral_norm: divide the discriminator's weights by their largest singular value.
         conditioning: how the discriminator minds the class: told it, or guessing it, for which both networks are rewarded.
+            In short runs on digits the rows of a class were far less varied when it was guessed.
         auxiliary_weight: of that guess beside the loss.
         diff_augment_policy: what is changed at random in all that the discriminator sees, in this order.
         diff_augment: the most of the shorter side that ``translation`` shifts by.
@@ -211,23 +213,94 @@ class TransformsSpec(FamilySpec):
 GeneratorSpec = Annotated[GanSpec | VaeSpec | AutoencoderSpec | TransformsSpec, Discriminator("family")]
 
 
-class TrainSpec(Strict):
-    """``batch_size`` is the global one, whatever the number of workers; ``auto`` workers: one per GPU, or one.
+class ElasticSpec(Strict):
+    """As many workers as the cluster has room for. When that changes, training goes on from the last checkpoint."""
 
-    A checkpoint is written at the end of an epoch, when the last one is ``checkpoint_seconds`` old.
+    min: PositiveInt
+    max: PositiveInt
+
+    @validator(mode="after")
+    def _in_order(self) -> "ElasticSpec":
+        if self.min > self.max:
+            raise ValueError(f"workers.min is {self.min}, more than workers.max, {self.max}")
+        return self
+
+
+def _workers_tag(value: Any) -> str:
+    return "a range" if isinstance(value, Mapping | ElasticSpec) else "a number"
+
+
+ElasticWorkers = Annotated[
+    Annotated[Workers, Tag("a number")] | Annotated[ElasticSpec, Tag("a range")], Discriminator(_workers_tag)
+]
+_BRANCHES = ("a number", "a range", "int", "constrained-int", "literal[")
+"""How pydantic's locations name the branches of unions, rather than keys."""
+
+
+class WatchSpec(Strict):
+    """Compare generated rows with held-out ones while training, and keep the best generator instead of the last.
+
+    Attributes:
+        every: epochs.
+        metric: by which a generator is better.
+        rows: how many held-out rows, and as many generated ones.
+        patience: stop after so many evaluations without a better one; without it, never.
     """
 
-    workers: Workers = "auto"
+    every: PositiveInt = 1
+    metric: Literal["frechet_distance", "label_agreement"] = "frechet_distance"
+    rows: Annotated[int, Field(ge=64)] = 1000
+    patience: PositiveInt | None = None
+
+
+class TrainSpec(Strict):
+    """How a family that learns is trained.
+
+    Attributes:
+        workers: one per GPU, or one, for ``auto``; a number; or ``{min: …, max: …}``.
+        batch_size: the global one, whatever the number of workers.
+        cache: whether encoded rows are kept in memory: ``auto`` is where they fit. Otherwise they are read in every epoch.
+        accumulate: into how many pieces a worker cuts its part of a batch, to need less memory; the gradients are added up.
+        clip_gradients: the largest norm of a network's gradient.
+        schedule: of the learning rate, over the whole training.
+        warmup: the share of the training during which the learning rate rises from 0.
+        sync_batch_norm: whether several workers normalize by the statistics of the whole batch.
+        precision: ``auto`` is bf16 where the hardware computes in it, else fp32.
+        compile: whether torch compiles the networks first, which takes a while.
+        checkpoint_seconds: how old a checkpoint gets before the next one is written; 0 is one at the end of every epoch.
+        watch: evaluate while training.
+        start_from: an artifact whose weights to begin with (fine-tuning), or a run, with the networks that made them.
+    """
+
+    workers: ElasticWorkers = "auto"
     epochs: PositiveInt = 40
     batch_size: Annotated[int, Field(ge=2)] = 64
+    cache: Literal["auto"] | bool = "auto"
+    accumulate: PositiveInt = 1
+    clip_gradients: PositiveFloat | None = None
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    sync_batch_norm: bool = True
     precision: Literal["auto", "fp32", "bf16"] = "auto"
+    compile: bool = False
     seed: Seed = 0
     checkpoint_seconds: Annotated[float, Field(ge=0)] = 10.0
+    watch: WatchSpec | None = None
+    start_from: Annotated[str, Field(min_length=1)] | None = None
 
     @validator(mode="after")
     def _a_batch_reaches_every_worker(self) -> "TrainSpec":
-        if self.workers != "auto" and self.batch_size % self.workers:
-            raise ValueError(f"batch_size {self.batch_size} cannot be shared evenly by {self.workers} workers")
+        if self.workers == "auto":
+            return self
+        counts = [self.workers] if isinstance(self.workers, int) else range(self.workers.min, self.workers.max + 1)
+        for count in counts:
+            if self.batch_size % (count * self.accumulate):
+                pieces = f", {self.accumulate} pieces each" if self.accumulate > 1 else ""
+                whole = math.lcm(*counts) * self.accumulate
+                raise ValueError(
+                    f"batch_size {self.batch_size} cannot be shared evenly by {count} workers{pieces}; "
+                    f"{-(-self.batch_size // whole) * whole} can"
+                )
         return self
 
 
@@ -381,6 +454,13 @@ class Spec(Strict):
             raise ValueError(f"gate has a rule for negative_log_likelihood, which the family {family!r} does not have")
         if self.augment is not None:
             _augment_fits(self.augment, self.generator, fields)
+        return self
+
+    @validator(mode="after")
+    def _watch_can_be_kept(self) -> "Spec":
+        watch = self.train.watch
+        if watch is not None and watch.metric == "label_agreement" and self.generator.condition is None:
+            raise ValueError("train.watch.metric is label_agreement, but rows have no label without generator.condition")
         return self
 
     @validator(mode="after")
@@ -607,8 +687,8 @@ def _walk(location: Sequence[Any]) -> tuple[tuple[Any, ...], list[str]]:
         elif any(step == _tag(model) for model in models):
             models = [model for model in models if step == _tag(model)]
             continue
-        elif isinstance(step, str) and not models:
-            continue  # the branch of a plain union, such as 'int' or "literal['auto']"
+        elif isinstance(step, str) and (not models or step.startswith(_BRANCHES)):
+            continue
         path.append(step)
         found = _models(annotation)
         if found or step != location[-1]:

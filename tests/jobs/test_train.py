@@ -43,6 +43,10 @@ def wait_for(condition: Any, process: subprocess.Popen[bytes], seconds: float = 
         time.sleep(0.02)
 
 
+def steps(checkpoint: Path) -> int:
+    return int(checkpoint.stem.partition("-")[2])
+
+
 def run_folder(spec: dict[str, Any]) -> Path:
     (folder,) = (Path(spec["storage"]) / spec["name"] / "train").iterdir()
     return folder
@@ -89,11 +93,11 @@ def test_a_broken_checkpoint_falls_back_to_the_one_before(
     first = raygen.train(small)
     run = run_folder(small)
     kept = sorted((run / "checkpoints").iterdir())
-    assert [file.name for file in kept] == ["epoch-000003.pt", "epoch-000004.pt"]
+    assert [file.name for file in kept] == ["step-000000048.pt", "step-000000064.pt"]
     kept[1].write_bytes(kept[1].read_bytes()[:5000])
     (run / "result.json").unlink()
     assert raygen.train(small).digest == first.digest
-    assert "epoch-000004.pt: cannot be read" in capfd.readouterr().err
+    assert "step-000000064.pt: cannot be read" in capfd.readouterr().err
     assert [json.loads(line)["epoch"] for line in (run / "metrics.jsonl").read_text().splitlines()] == [1, 2, 3, 4]
 
 
@@ -167,7 +171,7 @@ def test_a_killed_driver_goes_on_to_the_same_generator(small: dict[str, Any], ra
     spec = {**small, "train": {**small["train"], "epochs": 40, "checkpoint_seconds": 0}}
     with subprocess.Popen(command("train", spec, tmp_path)) as process:
         checkpoints = Path(spec["storage"]) / spec["name"] / "train"
-        wait_for(lambda: list(checkpoints.glob("*/checkpoints/epoch-00000[5-9].pt")), process)
+        wait_for(lambda: any(steps(file) >= 80 for file in checkpoints.glob("*/checkpoints/step-*.pt")), process)
         process.kill()
     assert not (run_folder(spec) / "result.json").exists()
     resumed = raygen.train(spec)

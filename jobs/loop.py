@@ -1,0 +1,195 @@
+"""The loop of a training: what every worker does, step by step, and what the first one notes of it.
+
+Everything that a step does follows from the seed, its number and the worker's rank, so a run that goes on from a checkpoint
+does what an undisturbed one would have done.
+"""
+
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from raygen.datasets.codec import Batch
+from raygen.datasets.storage import Folder
+from raygen.generators.base import Family
+from raygen.jobs.batches import Rows, Share, steps
+from raygen.jobs.checkpoints import Checkpoints
+from raygen.jobs.watch import Best, Notes, unsound
+from raygen.spec import TrainSpec
+
+METRICS = "metrics.jsonl"
+CHECKED = 200
+"""Steps after which losses are looked at, for which a GPU has to be waited for."""
+POSTED = 1.0
+"""Seconds between two words to the driver, and the least between two checkpoints within an epoch."""
+
+
+class Loop:
+    """Trains a family on rows, from the newest checkpoint of the run on.
+
+    Args:
+        tensors: makes of a batch what the family learns from.
+        notes: what the first worker notes beside the losses; None of the others.
+
+    Attributes:
+        done: steps.
+        history: what ``metrics.jsonl`` gets: a row for each epoch.
+        problem: why the training was stopped before its end; empty where it went well.
+    """
+
+    def __init__(
+        self,
+        options: TrainSpec,
+        family: Family,
+        rows: Rows,
+        share: Share,
+        run: Folder,
+        tensors: Callable[[Batch], tuple[Tensor, Tensor | None]],
+        notes: Notes | None,
+    ) -> None:
+        self.options, self.family, self.rows, self.share = options, family, rows, share
+        self.run, self.tensors, self.notes = run, tensors, notes
+        self.checkpoints = Checkpoints(run)
+        self.steps = steps(rows.total, options.batch_size)
+        self.problem = ""
+        self.done, saved = self.checkpoints.restore(family)
+        self.history: list[dict[str, Any]] = json.loads(saved["history"]) if saved else []
+        self.first: dict[str, float] = saved["first"] if saved else {}
+        self.sums: dict[str, Tensor] = saved["sums"] if saved else {}
+        self.best = Best(**saved["best"]) if saved and saved["best"] else None
+        self.saved = time.monotonic()
+
+    def train(self, post: Callable[[int, str], None]) -> None:
+        """Take all steps that are left. Then every worker has the generator that is to be kept: the last, or the best one.
+
+        Args:
+            post: tells the driver how many rows are done, and a note.
+        """
+        options, device = self.options, self.family.device
+        autocast = torch.autocast(device.type, torch.bfloat16, enabled=reduced(options.precision, device))
+        posted = time.monotonic()
+        self.began = posted - (self.history[-1]["seconds"] if self.history else 0.0)
+        while self.done < options.epochs * self.steps and everywhere(self._patient(), device):
+            for batch in self.rows.epoch(*divmod(self.done, self.steps)):
+                with autocast:
+                    losses = self._step(batch)
+                if self.done % CHECKED == 0 and not self._sound():
+                    return
+                if self.notes and time.monotonic() - posted > POSTED:
+                    posted = time.monotonic()
+                    post(self.done * options.batch_size, "  ".join(f"{n} {v.item():.3g}" for n, v in losses.items()))
+                    if self.done % self.steps and self._age() > max(POSTED, options.checkpoint_seconds):
+                        self._save()
+            if not self._sound():
+                return
+            self._end_of_epoch()
+        if options.watch is not None:
+            if self.notes and self.best:
+                self.family.average.load_state_dict(self.best.weights)
+            spread(self.family.average)
+
+    def _step(self, batch: Batch) -> dict[str, Tensor]:
+        options, progress = self.options, self.done / (self.options.epochs * self.steps)
+        torch.manual_seed(_mix(options.seed, self.done, self.share.rank))
+        self.family.pace(progress, rate(progress, options.schedule, options.warmup))
+        losses = self.family.step(*self.tensors(batch))
+        self.family.average_weights()
+        for name, value in losses.items():
+            self.sums[name] = self.sums[name] + value if name in self.sums else value
+        self.done += 1
+        return losses
+
+    def _end_of_epoch(self) -> None:
+        epoch, options = self.done // self.steps, self.options
+        seconds = round(time.monotonic() - self.began, 2)
+        row = {"epoch": epoch, "step": self.done, "seconds": seconds, **self._means()}
+        self.sums = {}
+        self.history.append(row)
+        if self.notes is None:
+            return
+        sampler = self.family.average
+        row |= self.notes.look(sampler, self.done, row)
+        if options.watch is not None and epoch % options.watch.every == 0:
+            row |= self.notes.scores(sampler)
+            value = row[options.watch.metric]
+            if self.best is None or self.best.beaten(options.watch.metric, value):
+                weights = {name: tensor.clone() for name, tensor in sampler.state_dict().items()}
+                self.best = Best(value, epoch, weights)
+            else:
+                self.best.since += 1
+        if self.done == options.epochs * self.steps or self._age() >= options.checkpoint_seconds or not self._patient():
+            self._save()
+
+    def _patient(self) -> bool:
+        watch = self.options.watch
+        return watch is None or watch.patience is None or self.best is None or self.best.since < watch.patience
+
+    def _means(self) -> dict[str, float]:
+        """Of the losses of this epoch so far."""
+        count = self.done % self.steps or self.steps
+        return {name: round(value.item() / count, 6) for name, value in self.sums.items()}
+
+    def _sound(self) -> bool:
+        """Whether the losses are sound, on every worker."""
+        means = self._means()
+        self.first = self.first or means
+        self.problem = unsound(means, self.first)
+        return everywhere(not self.problem, self.family.device)
+
+    def _age(self) -> float:
+        return time.monotonic() - self.saved
+
+    def _save(self) -> None:
+        self.run.write(METRICS, "".join(json.dumps(row) + "\n" for row in self.history).encode())
+        best = None if self.best is None else asdict(self.best)
+        state = {"history": json.dumps(self.history), "first": self.first, "sums": self.sums, "best": best}
+        self.checkpoints.save(self.done, self.family, state)
+        if self.notes:
+            self.notes.publish()
+        self.saved = time.monotonic()
+
+
+def rate(progress: float, schedule: str, warmup: float) -> float:
+    """The learning rate, as a share of the full one, when a share of the training is done; the cosine is half a period
+    (Loshchilov and Hutter 2017, arXiv 1608.03983)."""
+    if progress < warmup:
+        return progress / warmup
+    left = 1 - (progress - warmup) / (1 - warmup)
+    return {"constant": 1.0, "linear": left, "cosine": (1 - math.cos(math.pi * left)) / 2}[schedule]
+
+
+def reduced(precision: str, device: torch.device) -> bool:
+    """Whether to compute in bf16: where asked for, or (``auto``) on hardware that has it."""
+    if precision != "auto":
+        return precision == "bf16"
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return device.type == "cpu" and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def everywhere(here: bool, device: torch.device) -> bool:
+    """Whether something is so on every rank."""
+    if not dist.is_initialized():
+        return here
+    flag = torch.tensor(float(here), device=device)
+    dist.all_reduce(flag, dist.ReduceOp.MIN)
+    return bool(flag.item())
+
+
+def spread(module: torch.nn.Module) -> None:
+    """Give every rank what rank 0 has."""
+    if dist.is_initialized():
+        for tensor in module.state_dict().values():
+            dist.broadcast(tensor, 0)
+
+
+def _mix(seed: int, step: int, rank: int) -> int:
+    """A seed of its own for each step and rank."""
+    return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0] >> np.uint64(1))
