@@ -16,7 +16,7 @@ from raygen.jobs import batches
 from raygen.jobs.batches import InMemory, Share, Streamed, pieces, some, steps
 from raygen.spec import ImageField
 
-HELD = {3, 50, 51, 99}
+ALONE = Share(0, 1)
 
 
 class Numbers:
@@ -42,7 +42,7 @@ def rows(of: Any, epoch: int = 0, start: int = 0) -> list[list[int]]:
     return [batch["row"].tolist() for batch in of.epoch(epoch, start)]
 
 
-def made(kind: str, total: int, batch_size: int, share: Share = Share(0, 1), seed: int = 0) -> Any:
+def made(kind: str, total: int, batch_size: int, share: Share = ALONE, seed: int = 0) -> Any:
     if kind == "memory":
         return InMemory({"row": np.arange(total)}, batch_size, seed, share)
     sizes = [40, 0, 13, 1, *([30] * 40)]
