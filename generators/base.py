@@ -83,6 +83,8 @@ class Family(ABC):
         progress: the share of the training that is done, set by whoever trains, before each step.
         pieces: into how many a batch is cut, to need less memory; their gradients are added up.
         clip: the largest norm that the gradient of a network may have.
+        draws: where the noise of a batch comes from, if not from torch's global generator; the same on every worker.
+        rank: which of ``world`` workers this is, each of which has an equal part of a batch.
     """
 
     learns: ClassVar[bool] = True
@@ -90,6 +92,9 @@ class Family(ABC):
     progress: float = 0.0
     pieces: int = 1
     clip: float | None = None
+    draws: torch.Generator | None = None
+    rank: int = 0
+    world: int = 1
 
     def __init__(self, spec: FamilySpec, shape: Shape, classes: int, device: torch.device) -> None:
         self.spec, self.shape, self.classes, self.device = spec, shape, classes, device
@@ -149,6 +154,12 @@ class Family(ABC):
         for optimizer in self.optimizers.values():
             for group in optimizer.param_groups:
                 group["lr"] = group.setdefault("initial_lr", group["lr"]) * rate
+
+    def randn(self, rows: int, width: int) -> Tensor:
+        """Standard normal noise for this worker's rows: its part of what is drawn for the whole batch, so that it does not
+        depend on how many workers share that."""
+        drawn = torch.randn(rows * self.world, width, device=self.device, generator=self.draws)
+        return drawn[rows * self.rank : rows * (self.rank + 1)]
 
     def cut(self, *tensors: Tensor | None) -> list[tuple[Any, ...]]:
         """The rows of some tensors in pieces; what is None stays None."""

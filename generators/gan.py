@@ -42,7 +42,7 @@ class Gan(Family):
     def step(self, images: Tensor, classes: Tensor | None) -> Losses:
         generator, discriminator = self.networks["generator"], self.networks["discriminator"]
         learns = self.steps % self.spec.discriminator_steps == 0
-        noise = torch.randn(len(images), self.spec.latent, device=images.device)
+        noise = self.randn(len(images), self.spec.latent)
         # Of several pieces the rows alone are kept for the generator's step, which makes them again: that saves memory.
         once = self.pieces == 1
         with torch.set_grad_enabled(learns and once):

@@ -15,15 +15,16 @@ from raygen.spec import VaeSpec
 
 
 class Variational(nn.Module):
-    """Images ``(n, *shape)`` → log p(x|z) of every pixel, likewise, at a sample of q(z|x); and q's mean and log variance."""
+    """Images ``(n, *shape)`` and standard normal noise ``(n, latent)`` → log p(x|z) of every pixel, likewise, at the sample
+    of q(z|x) that the noise makes; and q's mean and log variance."""
 
     def __init__(self, encoder: nn.Module, decoder: nn.Module, likelihood: Likelihood) -> None:
         super().__init__()
         self.encoder, self.decoder, self.likelihood = encoder, decoder, likelihood
 
-    def forward(self, images: Tensor, classes: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, images: Tensor, classes: Tensor | None, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         mean, log_variance = self.encoder(images, classes).chunk(2, dim=1)
-        latent = mean + torch.randn_like(mean) * torch.exp(0.5 * log_variance)
+        latent = mean + noise * torch.exp(0.5 * log_variance)
         return self.likelihood(images, self.decoder(latent, classes).float()), mean, log_variance
 
 
@@ -57,10 +58,12 @@ class Vae(Family):
         return MeanSampler(network.encoder, network.decoder, network.likelihood, self.spec.latent)
 
     def step(self, images: Tensor, classes: Tensor | None) -> Losses:
-        return self.descend("autoencoder", self._loss, self.cut(images, classes))
+        noise = self.randn(len(images), self.spec.latent)
+        return self.descend("autoencoder", self._loss, self.cut(images, classes, noise))
 
-    def _loss(self, images: Tensor, classes: Tensor | None) -> tuple[Tensor, Losses]:
-        log_likelihood, mean, log_variance = (part.float() for part in self.networks["autoencoder"](images, classes))
+    def _loss(self, images: Tensor, classes: Tensor | None, noise: Tensor) -> tuple[Tensor, Losses]:
+        found = self.networks["autoencoder"](images, classes, noise)
+        log_likelihood, mean, log_variance = (part.float() for part in found)
         reconstruction = -log_likelihood.sum() / len(images)
         by_dimension = 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance)
         divergence = by_dimension.sum(1).mean()

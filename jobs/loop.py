@@ -9,15 +9,18 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 
 from raygen.datasets.codec import Batch
 from raygen.datasets.storage import Folder
+from raygen.generators import batch_norm
 from raygen.generators.base import Family
 from raygen.jobs.batches import Rows, Share, steps
 from raygen.jobs.checkpoints import Checkpoints
@@ -41,7 +44,7 @@ class Loop:
     Attributes:
         done: steps.
         history: what ``metrics.jsonl`` gets: a row for each epoch.
-        problem: why the training was stopped before its end; empty where it went well.
+        problem: why the training was stopped before its end, on every worker; empty where it went well.
     """
 
     def __init__(
@@ -65,6 +68,8 @@ class Loop:
         self.sums: dict[str, Tensor] = saved["sums"] if saved else {}
         self.best = Best(**saved["best"]) if saved and saved["best"] else None
         self.saved = time.monotonic()
+        family.rank, family.world = share
+        family.draws = self.draws = torch.Generator(family.device)
 
     def train(self, post: Callable[[int, str], None]) -> None:
         """Take all steps that are left. Then every worker has the generator that is to be kept: the last, or the best one.
@@ -97,7 +102,8 @@ class Loop:
 
     def _step(self, batch: Batch) -> dict[str, Tensor]:
         options, progress = self.options, self.done / (self.options.epochs * self.steps)
-        torch.manual_seed(_mix(options.seed, self.done, self.share.rank))
+        self.draws.manual_seed(_mix(options.seed, self.done, 0))
+        torch.manual_seed(_mix(options.seed, self.done, 1 + self.share.rank))
         self.family.pace(progress, rate(progress, options.schedule, options.warmup))
         losses = self.family.step(*self.tensors(batch))
         self.family.average_weights()
@@ -109,7 +115,7 @@ class Loop:
     def _end_of_epoch(self) -> None:
         epoch, options = self.done // self.steps, self.options
         seconds = round(time.monotonic() - self.began, 2)
-        row = {"epoch": epoch, "step": self.done, "seconds": seconds, **self._means()}
+        row = {"epoch": epoch, "step": self.done, "seconds": seconds, **self.means}
         self.sums = {}
         self.history.append(row)
         if self.notes is None:
@@ -131,17 +137,16 @@ class Loop:
         watch = self.options.watch
         return watch is None or watch.patience is None or self.best is None or self.best.since < watch.patience
 
-    def _means(self) -> dict[str, float]:
-        """Of the losses of this epoch so far."""
-        count = self.done % self.steps or self.steps
-        return {name: round(value.item() / count, 6) for name, value in self.sums.items()}
-
     def _sound(self) -> bool:
-        """Whether the losses are sound, on every worker."""
-        means = self._means()
-        self.first = self.first or means
-        self.problem = unsound(means, self.first)
-        return everywhere(not self.problem, self.family.device)
+        """Whether the losses are: their means over this epoch so far, and over all workers."""
+        means = torch.stack(list(self.sums.values())).double() / (self.done % self.steps or self.steps)
+        if self.share.world > 1:
+            dist.all_reduce(means)
+        values = (means / self.share.world).tolist()
+        self.means = {name: round(value, 6) for name, value in zip(self.sums, values, strict=True)}
+        self.first = self.first or self.means
+        self.problem = unsound(self.means, self.first)
+        return not self.problem
 
     def _age(self) -> float:
         return time.monotonic() - self.saved
@@ -154,6 +159,15 @@ class Loop:
         if self.notes:
             self.notes.publish()
         self.saved = time.monotonic()
+
+
+def together(family: Family, sync_batch_norm: bool) -> None:
+    """Have a family learn with those of the other workers."""
+    if sync_batch_norm:
+        family.networks = {name: batch_norm.synchronized(network) for name, network in family.networks.items()}
+    # Where batch statistics are not shared, ranks keep their own (broadcasting rank 0's at every forward would undo a step's
+    # own update); rank 0 is the one that is exported.
+    family.distribute(partial(DistributedDataParallel, broadcast_buffers=False))
 
 
 def rate(progress: float, schedule: str, warmup: float) -> float:
@@ -190,6 +204,6 @@ def spread(module: torch.nn.Module) -> None:
             dist.broadcast(tensor, 0)
 
 
-def _mix(seed: int, step: int, rank: int) -> int:
-    """A seed of its own for each step and rank."""
-    return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+def _mix(seed: int, step: int, purpose: int) -> int:
+    """A seed of its own for each step and purpose."""
+    return int(np.random.SeedSequence([seed, step, purpose]).generate_state(1, np.uint64)[0] >> np.uint64(1))

@@ -13,19 +13,18 @@ import torch
 import torch.distributed as dist
 from pyarrow.fs import FSSpecHandler, PyFileSystem
 from torch import Tensor
-from torch.nn.parallel import DistributedDataParallel
 
 from raygen.datasets import stream
 from raygen.datasets.codec import Batch, Codec
 from raygen.datasets.storage import Folder
 from raygen.errors import DataError, OutputError, RaygenError, ResourceError
-from raygen.generators import artifact, batch_norm, families
+from raygen.generators import artifact, families
 from raygen.generators.base import Family, Sampler
 from raygen.generators.generator import Generator, untrained
 from raygen.jobs import batches, progress, watch
 from raygen.jobs.batches import InMemory, Rows, Share, Streamed, steps
 from raygen.jobs.checkpoints import Checkpoints
-from raygen.jobs.loop import Loop, everywhere
+from raygen.jobs.loop import Loop, everywhere, together
 from raygen.jobs.project import Project, read_json, write_json
 from raygen.spec import ElasticSpec, Spec, TrainSpec, load_spec
 
@@ -33,7 +32,7 @@ FAILURES = 3  # of workers, after which a training is given up
 WAITS = 1  # for workers to get their resources, each of a minute, before it is given up
 CLASSIFIED = 10_000  # training rows that the watching classifier learns from
 STOPPED = "stopped.json"
-DIFFERENT = "give the generator of the spec that made it the options that it had"
+DIFFERENT = "give generator the options that it was trained with, or begin with another one"
 
 
 def train(project: Project) -> Folder:
@@ -231,19 +230,15 @@ def _learn(config: dict[str, Any]) -> None:
                 f"{config['run']}: the workers see different checkpoints",
                 "give a storage that all machines share, such as s3://",
             )
-        if options.sync_batch_norm:
-            family.networks = {name: batch_norm.synchronized(network) for name, network in family.networks.items()}
-        # Where batch statistics are not shared, ranks keep their own (broadcasting rank 0's at every forward would undo a
-        # step's own update); rank 0 is the one that is exported.
-        family.distribute(partial(DistributedDataParallel, broadcast_buffers=False))
+        together(family, options.sync_batch_norm)
     if options.compile:
         family.compile()
 
     loop.train(lambda rows, note: config["box"].post.remote(rows, note))
-    if loop.problem or not everywhere(not loop.problem, device):
-        if loop.problem:
-            what = f"{run.uri}: the training diverged at step {loop.done}: {loop.problem}"
-            hint = "lower generator.learning_rate, or set train.clip_gradients; its last good checkpoint is kept"
+    if loop.problem:
+        what = f"{run.uri}: the training diverged at step {loop.done}: {loop.problem}"
+        hint = "lower generator.learning_rate, or set train.clip_gradients; its last good checkpoint is kept"
+        if share.rank == 0:
             write_json(run, STOPPED, {"what": what, "hint": hint})
         return
     family.synchronize()

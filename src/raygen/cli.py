@@ -1,6 +1,7 @@
 """The command line: every job of a spec. Thin: parse, build, run, report."""
 
 import contextlib
+import json
 import os
 import sys
 import traceback
@@ -79,12 +80,27 @@ def run(
 
 @app.command()
 def train(
-    spec: SpecPath, set_: Overrides = Quiet, dry_run: DryRun = False, verbose: Verbose = False, debug: Debug = False
+    spec: SpecPath,
+    set_: Overrides = Quiet,
+    from_: Annotated[
+        str | None,
+        typer.Option("--from", metavar="DIR", help="Begin with the weights of a generator, or of a training run."),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Fail unless there is a training to go on with.")] = False,
+    dry_run: DryRun = False,
+    verbose: Verbose = False,
+    debug: Debug = False,
 ) -> None:
     """Train the generator, or go on where an earlier attempt stopped."""
-    with _job(spec, set_, dry_run, debug) as project:
+    overrides = set_ if from_ is None else [*set_, f"train.start_from={json.dumps(from_)}"]
+    with _job(spec, overrides, dry_run, debug) as project:
         from raygen.cluster.connect import connected
 
+        if resume and project.result() is None and not (project.run / "checkpoints").names():
+            raise RaygenError(
+                f"{project.run.uri}: has no checkpoint to go on from",
+                "leave --resume out to begin one",
+            )
         if project.result() is not None:
             print("up to date")
         else:

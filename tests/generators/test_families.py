@@ -333,7 +333,7 @@ class TestVae:
 
         torch.manual_seed(0)
         statistics = torch.tensor([[1.0, -2.0, 0.5, -1.0]]).repeat(40_000, 1)  # two means, two log variances
-        latent, mean, log_variance = Variational(Given(), Pick(), Identity())(statistics, None)
+        latent, mean, log_variance = Variational(Given(), Pick(), Identity())(statistics, None, torch.randn(40_000, 2))
         assert torch.equal(torch.cat([mean, log_variance], 1), statistics)
         torch.testing.assert_close(latent.mean(0), torch.tensor([1.0, -2.0]), rtol=0, atol=0.03)
         torch.testing.assert_close(latent.var(0), torch.tensor([0.5, -1.0]).exp(), rtol=0.03, atol=0)

@@ -25,7 +25,7 @@ from raygen.jobs import evaluate
 from raygen.jobs.project import Project
 from raygen.jobs.report import write
 from raygen.jobs.train import placement, train
-from raygen.spec import CategoryField, ImageField, TransformsSpec, load_spec
+from raygen.spec import CategoryField, ElasticSpec, ImageField, TransformsSpec, load_spec
 
 
 def command(job: str, spec: dict[str, Any], folder: Path) -> list[str]:
@@ -65,6 +65,9 @@ def run_folder(spec: dict[str, Any]) -> Path:
         ("auto", {"CPU": 16.0, "GPU": 6.0}, True, (4, 1.0, 1.0)),  # a batch of 64 is not shared evenly by 6 or 5
         ("auto", {"CPU": 16.0, "GPU": 1.0}, True, (0, 0.0, 0.0)),
         ("auto", {"CPU": 16.0, "GPU": 1.0}, False, (1, 1.0, 1.0)),
+        (ElasticSpec(min=1, max=4), {"CPU": 16.0}, False, ((1, 4), 0.0, 1.0)),
+        (ElasticSpec(min=4, max=8), {"CPU": 2.0}, False, ((4, 8), 0.0, 0.5)),
+        (ElasticSpec(min=1, max=8), {"CPU": 16.0, "GPU": 4.0}, True, ((1, 8), 1.0, 1.0)),
     ],
 )
 def test_placement_never_asks_for_what_is_not_there(
@@ -77,6 +80,65 @@ def test_a_batch_larger_than_the_data_is_refused(ray: None, small: dict[str, Any
     with pytest.raises(raygen.DataError, match=r"\d+ rows to train on \(\d+ are held out\), fewer than one batch of 4096"):
         raygen.train({**small, "train": {"batch_size": 4096}})
     assert not (Path(small["storage"]) / small["name"]).exists()
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_rows_in_memory_or_read_in_every_epoch(ray: None, small: dict[str, Any], cached: bool) -> None:
+    """The same losses but for the order of the rows."""
+    small["train"]["cache"] = cached
+    first = raygen.train(small)
+    again = raygen.train({**small, "name": "again"})
+    assert first.digest == again.digest
+    other = raygen.train({**small, "name": "other", "train": {**small["train"], "cache": not cached}})
+    assert first.lineage["metrics"]["loss"] == pytest.approx(other.lineage["metrics"]["loss"], rel=0.1)
+
+
+def test_to_begin_with_the_weights_of_a_generator_or_a_run(ray: None, small: dict[str, Any], tmp_path: Path) -> None:
+    first = raygen.train(small)
+    project = Project(load_spec(small))
+    fresh = raygen.train({**small, "name": "fresh", "train": {**small["train"], "epochs": 1}})
+    for start in (project.trained().uri, project.run.uri):
+        tuned = raygen.train({**small, "name": "tuned", "train": {**small["train"], "epochs": 1, "start_from": start}})
+        assert tuned.digest != first.digest
+        assert tuned.lineage["metrics"]["loss"] < 0.9 * fresh.lineage["metrics"]["loss"]
+    wider = {**small, "generator": {**small["generator"], "width": 10}, "train": {"start_from": project.trained().uri}}
+    with pytest.raises(
+        raygen.OutputError, match=r"is of another architecture: decoder\.layers\.0\.bias is \(16,\) there, \(20,\) here"
+    ):
+        raygen.train(wider)
+    wider["train"] = {"start_from": project.run.uri}
+    with pytest.raises(raygen.OutputError, match=r"is of another architecture: autoencoder\..* there, .* here"):
+        raygen.train(wider)
+    wider["train"] = {"start_from": str(tmp_path)}
+    with pytest.raises(raygen.OutputError, match="is neither a generator nor a run with a checkpoint"):
+        raygen.train(wider)
+
+
+def test_the_watch_of_a_spec_keeps_the_best(ray: None, small: dict[str, Any]) -> None:
+    watched = {**small, "train": {**small["train"], "watch": {"every": 2, "rows": 100}}}
+    generator = raygen.train(watched)
+    history = [json.loads(line) for line in (run_folder(watched) / "metrics.jsonl").read_text().splitlines()]
+    distances = [row.get("frechet_distance") for row in history]
+    assert [distance is None for distance in distances] == [True, False, True, False]
+    assert generator.lineage["metrics"]["frechet_distance"] == min(filter(None, distances))
+    assert "label_agreement" in generator.lineage["metrics"]
+
+
+@pytest.mark.slow
+def test_workers_that_find_no_room_are_waited_for_only_so_long(ray: None, small: dict[str, Any]) -> None:
+    import ray as cluster
+
+    held = cluster.remote(num_cpus=1)(lambda: time.sleep(600)).remote()
+    try:
+        small["train"]["workers"] = 2
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "5")
+            with pytest.raises(
+                raygen.ResourceError, match=r"2 training workers with 1 CPUs and 0 GPUs each did not start: .*free"
+            ):
+                raygen.train(small)
+    finally:
+        cluster.cancel(held, force=True)
 
 
 def test_training_twice_gives_the_same_generator(ray: None, small: dict[str, Any]) -> None:

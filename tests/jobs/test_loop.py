@@ -1,0 +1,354 @@
+"""The loop of a training, without Ray: going on at any step, two workers as one, and stopping in time."""
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from raygen.datasets.codec import Batch
+from raygen.datasets.storage import Folder
+from raygen.generators.base import Family
+from raygen.generators.families import family
+from raygen.jobs import loop as module
+from raygen.jobs.batches import InMemory, Share
+from raygen.jobs.loop import Loop, rate, reduced
+from raygen.jobs.watch import Best, Judge, Notes, Probes, unsound
+from raygen.metrics.features import Pixels
+from raygen.spec import AutoencoderSpec, GanSpec, TrainSpec, VaeSpec, WatchSpec
+
+CPU = torch.device("cpu")
+ROWS, CLASSES = 90, 3
+SPECS: dict[str, Any] = {
+    "gan": GanSpec(width=4, latent=6, r1_every=2),
+    "vae": VaeSpec(width=4, latent=4, kl_warmup=0.5),
+    "autoencoder": AutoencoderSpec(width=4, latent=4),
+}
+
+
+def images(rows: int = ROWS) -> np.ndarray:
+    """A stripe at another place in each row, in one direction for each class."""
+    made = np.zeros((rows, 1, 16, 16), np.uint8)
+    for row in range(rows):
+        at = row * 5 % 13
+        made[row, 0, at : at + 3] = 200
+        made[row] = [made[row], made[row].transpose(0, 2, 1), 255 - made[row]][row % CLASSES]
+    return made
+
+
+DATA: Batch = {"image": images(), "label": np.arange(ROWS) % CLASSES}
+
+
+def tensors(batch: Batch) -> tuple[Tensor, Tensor | None]:
+    return torch.from_numpy(batch["image"]).float().div_(127.5).sub_(1), torch.from_numpy(batch["label"])
+
+
+def learner(name: str = "vae", **options: Any) -> Family:
+    torch.manual_seed(0)
+    made = family(name)(SPECS[name], (1, 16, 16), CLASSES, CPU)
+    for key, value in options.items():
+        setattr(made, key, value)
+    return made
+
+
+def notes(run: Path, watch: WatchSpec | None = None) -> Notes:
+    probes = Probes(DATA["image"][:12], DATA["label"][:12], 0)
+    return Notes(probes, lambda: Judge(Pixels.fit(DATA["image"]), DATA["image"], DATA["label"], 0), Folder(run))
+
+
+def loop(run: Path, learns: Family, **options: Any) -> Loop:
+    spec = TrainSpec(**{"epochs": 4, "batch_size": 20, "precision": "fp32", "checkpoint_seconds": 0, **options})
+    rows = InMemory(DATA, spec.batch_size, spec.seed, Share(0, 1))
+    return Loop(spec, learns, rows, Share(0, 1), Folder(run), tensors, notes(run))
+
+
+def nobody(rows: int, note: str) -> None:
+    pass
+
+
+def weights(learns: Family) -> list[Tensor]:
+    return [tensor.clone() for tensor in [*learns.state_dict()["average"].values()]]
+
+
+@pytest.fixture(autouse=True)
+def at_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Checkpoints, and words to the driver."""
+    monkeypatch.setattr(module, "POSTED", -1.0)
+
+
+class KilledError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("step", [1, 7, 10, 13])
+@pytest.mark.parametrize("name", SPECS)
+def test_what_was_killed_at_any_step_ends_as_if_it_had_not_been(name: str, step: int, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"schedule": "cosine", "warmup": 0.2, "clip_gradients": 5.0}
+    undisturbed = learner(name)
+    whole = loop(tmp_path / "whole", undisturbed, **options)
+    whole.train(nobody)
+    assert whole.done == 20
+
+    def kill(rows: int, note: str) -> None:
+        if rows >= step * 20:
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        loop(tmp_path / "run", learner(name), **options).train(kill)
+    again = learner(name)
+    resumed = loop(tmp_path / "run", again, **options)
+    assert resumed.done == step - 1
+    resumed.train(nobody)
+    assert all(map(torch.equal, weights(again), weights(undisturbed)))
+    assert [{**row, "seconds": 0} for row in resumed.history] == [{**row, "seconds": 0} for row in whole.history]
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["epoch"] for line in lines] == [1, 2, 3, 4]
+
+
+def test_checkpoints_within_an_epoch_are_as_old_as_they_may_get(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "POSTED", 1.0)
+    done: list[int] = []
+    run = loop(tmp_path, learner(), checkpoint_seconds=1000)
+    monkeypatch.setattr(run.checkpoints, "save", lambda step, *_: done.append(step))
+    run.train(nobody)
+    assert done == [20]
+
+
+TWO = """
+import sys
+from datetime import timedelta
+sys.path[:0] = [sys.argv[1]]
+import torch
+import torch.distributed as dist
+from pathlib import Path
+from test_loop import *
+from raygen.jobs.loop import together
+
+run, rank, world, name, options = Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]), sys.argv[5], eval(sys.argv[6])
+torch.set_num_threads(1)
+if world > 1:
+    dist.init_process_group("gloo", f"file://{run}/meet", timedelta(seconds=60), world, rank)
+learns = learner(name, pieces=options.pop("accumulate", 1))
+spec = TrainSpec(epochs=4, batch_size=20, precision="fp32", checkpoint_seconds=1000)
+share = Share(rank, world)
+both = Loop(spec, learns, InMemory(DATA, 20, 0, share), share, Folder(run), tensors, notes(run) if rank == 0 else None)
+if world > 1:
+    together(learns, **options)
+curve = []
+step = learns.step
+def noted(images, classes):
+    losses = step(images, classes)
+    curve.append(list(losses.values()))
+    return losses
+learns.step = noted
+both.train(nobody)
+found = torch.tensor([[value.item() for value in losses] for losses in curve])
+if world > 1:
+    dist.all_reduce(found)
+    for network in learns.networks.values():
+        for mine in network.parameters():
+            theirs = mine.detach().clone()
+            dist.broadcast(theirs, 0)
+            assert torch.equal(mine, theirs), "the workers' networks differ"
+torch.save(found / world, run / f"curve-{world}-{rank}.pt")
+if world > 1:
+    dist.destroy_process_group()
+"""
+
+
+def curve(run: Path, world: int, name: str, **options: Any) -> Tensor:
+    """The losses of each step, over all workers."""
+    run.mkdir()
+    here = str(Path(__file__).parent)
+    call = [sys.executable, "-c", TWO, here, str(run)]
+    workers = [subprocess.Popen([*call, str(rank), str(world), name, repr(options)]) for rank in range(world)]
+    assert [worker.wait(120) for worker in workers] == [0] * world
+    found: Tensor = torch.load(run / f"curve-{world}-0.pt")
+    return found
+
+
+@pytest.mark.parametrize("name", ["vae", "autoencoder"])
+def test_two_workers_with_half_a_batch_each_follow_one(name: str, tmp_path: Path) -> None:
+    """With batch normalization, whose statistics are those of the whole batch."""
+    one, two = (curve(tmp_path / str(world), world, name, sync_batch_norm=True) for world in (1, 2))
+    assert len(one) == 20
+    torch.testing.assert_close(two, one, rtol=1e-4, atol=0)
+    apart = curve(tmp_path / "apart", 2, name, sync_batch_norm=False)
+    assert not torch.allclose(apart, one, rtol=1e-4, atol=0)
+
+
+def test_networks_of_a_gan_are_the_same_on_both_workers(tmp_path: Path) -> None:
+    assert curve(tmp_path / "gan", 2, "gan", sync_batch_norm=True, accumulate=2).isfinite().all()
+
+
+def test_pieces_of_a_batch_add_up_to_its_gradient() -> None:
+    batch = tensors({name: values[:20] for name, values in DATA.items()})
+
+    def gradients(pieces: int) -> list[Tensor]:
+        learns = learner("vae", pieces=pieces, draws=torch.Generator().manual_seed(5))
+        for network in learns.networks.values():
+            network.eval()  # batch statistics are those of a piece
+        learns.step(*batch)
+        return [parameter.grad for network in learns.networks.values() for parameter in network.parameters()]
+
+    for whole, added in zip(gradients(1), gradients(4), strict=True):
+        torch.testing.assert_close(added, whole, rtol=1e-3, atol=1e-4)
+
+
+def test_gradients_are_clipped() -> None:
+    batch = tensors(DATA)
+    learns = learner("vae", clip=0.5)
+    learns.step(*batch)
+    norms = [torch.cat([p.grad.flatten() for p in network.parameters()]).norm() for network in learns.networks.values()]
+    assert norms == [pytest.approx(0.5, rel=1e-3)]
+
+
+@pytest.mark.parametrize(
+    ("at", "schedule", "warmup", "expected"),
+    [
+        (0.0, "constant", 0.0, 1.0),
+        (0.9, "constant", 0.0, 1.0),
+        (0.05, "constant", 0.1, 0.5),
+        (0.0, "linear", 0.0, 1.0),
+        (0.75, "linear", 0.0, 0.25),
+        (0.55, "linear", 0.1, 0.5),
+        (0.5, "cosine", 0.0, 0.5),
+        (0.25, "cosine", 0.0, (1 + math.cos(math.pi / 4)) / 2),
+        (0.05, "cosine", 0.1, 0.5),
+    ],
+)
+def test_learning_rates(at: float, schedule: str, warmup: float, expected: float) -> None:
+    assert rate(at, schedule, warmup) == pytest.approx(expected)
+
+
+def test_a_schedule_reaches_the_optimizers(tmp_path: Path) -> None:
+    learns = learner("gan")
+    seen: list[list[float]] = []
+    run = loop(tmp_path, learns, schedule="linear")
+    step = learns.step
+
+    def noted(*batch: Any) -> Any:
+        seen.append([group["lr"] for optimizer in learns.optimizers.values() for group in optimizer.param_groups])
+        return step(*batch)
+
+    learns.step = noted  # type: ignore[method-assign]
+    run.train(nobody)
+    full = [learns.spec.learning_rate, learns.spec.discriminator_learning_rate]  # type: ignore[attr-defined]
+    np.testing.assert_allclose(seen, [[lr * (20 - n) / 20 for lr in full] for n in range(20)])
+
+
+@pytest.mark.parametrize(
+    ("losses", "first", "said"),
+    [
+        ({"a": 1.0}, {"a": 1.0}, ""),
+        ({"a": -90.0, "b": 0.1}, {"a": 1.0, "b": 5.0}, ""),
+        ({"a": math.nan}, {"a": 1.0}, "a is nan"),
+        ({"b": 1.0, "a": -math.inf}, {"a": 1.0, "b": 1.0}, "a is -inf"),
+        ({"a": 3e4}, {"a": 200.0}, "a is 3e+04, and was 200 at first"),
+        ({"a": 101.0}, {"a": 0.001}, "a is 101, and was 0.001 at first"),
+        ({"a": math.nan}, {"a": math.nan}, "a is nan"),
+    ],
+)
+def test_what_losses_are_unsound(losses: dict[str, float], first: dict[str, float], said: str) -> None:
+    assert unsound(losses, first) == said
+
+
+@pytest.mark.parametrize("bad", [math.nan, 1e9])
+def test_an_unsound_loss_stops_the_training_and_leaves_the_good_checkpoint(bad: float, tmp_path: Path) -> None:
+    learns = learner()
+    run = loop(tmp_path, learns)
+    step = learns.step
+
+    def breaks(*batch: Any) -> Any:
+        losses = step(*batch)
+        return {**losses, "loss": torch.tensor(bad)} if run.done >= 12 else losses
+
+    learns.step = breaks  # type: ignore[method-assign]
+    monkey = pytest.MonkeyPatch()
+    monkey.setattr(module, "CHECKED", 1)
+    with monkey.context():
+        run.train(nobody)
+    assert run.problem.startswith("loss is ")
+    assert run.done == 13
+    good = loop(tmp_path, learner())
+    assert good.done == 12
+    assert all(tensor.isfinite().all() for tensor in weights(good.family))
+    monkey.undo()
+
+
+def test_the_best_generator_is_kept_and_patience_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scores = iter([5.0, 3.0, 4.0, 3.5, 9.0])
+    kept: list[list[Tensor]] = []
+    learns = learner()
+    run = loop(tmp_path, learns, epochs=9, watch=WatchSpec(patience=2))
+    assert run.notes is not None
+
+    def score(sampler: Any) -> dict[str, float]:
+        kept.append([tensor.clone() for tensor in sampler.state_dict().values()])
+        return {"frechet_distance": next(scores)}
+
+    monkeypatch.setattr(run.notes, "scores", score)
+    run.train(nobody)
+    assert [row["frechet_distance"] for row in run.history] == [5.0, 3.0, 4.0, 3.5]
+    assert run.best is not None
+    assert (run.best.epoch, run.best.value) == (2, 3.0)
+    assert all(map(torch.equal, weights(learns), kept[1]))
+    again = learner()
+    resumed = loop(tmp_path, again, epochs=9, watch=WatchSpec(patience=2))  # finds that it has run out of patience
+    resumed.train(nobody)
+    assert resumed.done == 20
+    assert all(map(torch.equal, weights(again), kept[1]))
+
+
+def test_more_label_agreement_and_less_frechet_distance_are_better() -> None:
+    best = Best(0.5, 1, {})
+    assert best.beaten("label_agreement", 0.6)
+    assert not best.beaten("label_agreement", 0.4)
+    assert best.beaten("frechet_distance", 0.4)
+    assert not best.beaten("frechet_distance", math.nan)
+
+
+def test_diversity_is_that_within_classes() -> None:
+    classes = DATA["label"][:30]
+    probes = Probes(DATA["image"][:30], classes, 0)
+    assert probes.diversity(DATA["image"][:30]) == 1
+    assert probes.diversity(DATA["image"][30:60]) == pytest.approx(1, abs=0.1)
+    collapsed = DATA["image"][classes]  # one picture for each class
+    assert probes.diversity(collapsed) == 0
+    assert Probes(DATA["image"][:30], None, 0).diversity(collapsed) > 0.5  # of which there are three
+
+
+def test_probes_are_made_of_the_same_noise_and_do_not_disturb_the_training(tmp_path: Path) -> None:
+    learns = learner()
+    probes = Probes(DATA["image"][:70], DATA["label"][:70], 0)
+    learns.average.train()
+    torch.manual_seed(1)
+    expected = torch.rand(3)
+    torch.manual_seed(1)
+    made = probes.made(learns.average)
+    assert torch.equal(torch.rand(3), expected)
+    assert learns.average.training
+    assert made.dtype == np.uint8
+    np.testing.assert_array_equal(probes.made(learns.average), made)
+
+
+def test_curves_and_pictures_for_tensorboard(tmp_path: Path) -> None:
+    loop(tmp_path, learner()).train(nobody)
+    (events,) = (tmp_path / "tensorboard").iterdir()
+    written = events.read_bytes()
+    for name in (b"loss", b"diversity", b"probes", b"\x89PNG"):
+        assert name in written
+
+
+def test_bf16_is_where_the_hardware_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert reduced("bf16", CPU)
+    assert not reduced("fp32", torch.device("cuda"))
+    for has in (True, False):
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True, has=has: has)
+        assert reduced("auto", torch.device("cuda")) is has
