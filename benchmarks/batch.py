@@ -68,6 +68,7 @@ def plain(path: str, which: int, output: str) -> None:
     torch.set_num_threads(1)
     project = Project(load_spec(path))
     artifact, out = project.trained(), Output(Folder(output))
+    out.claim({})
     planned = augment.of_project(project, Generator.load(artifact.uri))
     maker = augment.work(project.augment, planned, artifact, out).maker()
     for shard in list(planned)[which::WORKERS]:

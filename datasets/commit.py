@@ -57,10 +57,14 @@ class Receipt(NamedTuple):
 
 
 class Output:
-    """The folder of a dataset that a job writes."""
+    """The folder of a dataset that a job writes.
 
-    def __init__(self, folder: Folder) -> None:
-        self.folder = folder
+    Args:
+        job: whose parts are written, as :func:`identity` calls it; who claims the output need not say.
+    """
+
+    def __init__(self, folder: Folder, job: str | None = None) -> None:
+        self.folder, self.job = folder, job
         self.data, self.meta = folder / "data", folder / "_raygen"
         self.receipts = self.meta / "receipts"
 
@@ -98,10 +102,11 @@ class Output:
         """Make the output this job's, or find that it is."""
         if not self.check(plan) and not self.meta.create(PLAN, _json(plan)):
             self.check(plan)  # somebody was faster
+        self.job = identity(plan)
 
     def successor(self, plan: Mapping[str, Any]) -> "Output":
         """Where another job writes what is to take this dataset's place: the job's own, so that attempts do not mix."""
-        return Output(self.meta / f"next-{_digest(_identity(plan))[:12]}")
+        return Output(self.meta / f"next-{identity(plan)[:12]}")
 
     def done(self, parts: Iterable[Part]) -> dict[int, Receipt]:
         """Receipts, by shard, whose part is there with all its bytes."""
@@ -128,24 +133,33 @@ class Output:
     ) -> Receipt:
         """Write a part, then its receipt.
 
+        A part of a job whose place another has taken is not written. That is looked up right before the part gets its name,
+        so what remains is a replacement that comes between the look and the name: on a local disk the two follow each other,
+        on S3 the upload of the part lies between them. ``verify`` would find such a part.
+
         Args:
             tables: the rows in order; at least one table.
             about: what goes into the footer.
             compression: of pages, as Parquet calls it.
+
+        Raises:
+            OutputError: the output is not the job's any more.
         """
-        with self.data.writer(part.file) as raw, contextlib.ExitStack() as closing:
+        with self.data.writer(part.file) as raw:
             hashed = _Hashed(raw)
-            writer: pq.ParquetWriter | None = None
-            for table in row_groups(tables, row_group_rows):
-                table = table.replace_schema_metadata({**(table.schema.metadata or {}), **about})
-                if writer is None:
-                    # Checksums of pages: without them a flipped bit can be read as another value.
-                    writer = pq.ParquetWriter(
-                        cast(BinaryIO, hashed), table.schema, compression=compression, write_page_checksum=True
-                    )
-                    closing.enter_context(writer)
-                writer.write_table(table, row_group_size=len(table))
-            assert writer is not None
+            with contextlib.ExitStack() as closing:
+                writer: pq.ParquetWriter | None = None
+                for table in row_groups(tables, row_group_rows):
+                    table = table.replace_schema_metadata({**(table.schema.metadata or {}), **about})
+                    if writer is None:
+                        # Checksums of pages: without them a flipped bit can be read as another value.
+                        writer = pq.ParquetWriter(
+                            cast(BinaryIO, hashed), table.schema, compression=compression, write_page_checksum=True
+                        )
+                        closing.enter_context(writer)
+                    writer.write_table(table, row_group_size=len(table))
+                assert writer is not None
+            self._check_job()
         receipt = Receipt(part.number, hashed.size, hashed.sha256.hexdigest())
         self.receipts.write(receipt.name, _json({"file": part.file, **receipt._asdict()}))
         return receipt
@@ -160,8 +174,10 @@ class Output:
             counts: rows by class.
 
         Raises:
-            OutputError: a part went missing meanwhile.
+            OutputError: a part went missing meanwhile, or the output is not the job's any more. A replacement that comes
+                between the last look at that and the manifest goes unnoticed.
         """
+        self._check_job()
         parts = list(parts)
         receipts = self.done(part for part, _ in parts)
         if missing := [part for part, _ in parts if part.number not in receipts]:
@@ -183,6 +199,7 @@ class Output:
         }
         manifest["digest"] = _digest(manifest)
         self.folder.write(CARD, "\n".join(card).encode())
+        self._check_job()
         self.meta.write(MANIFEST, _lines(manifest))
         for name in self.data.sizes():
             if name.rpartition("/")[2].startswith(".") and name.endswith(".tmp"):  # what a killed worker was writing
@@ -241,17 +258,28 @@ class Output:
         if manifest is not None:
             if self.recorded() != manifest:
                 yield lambda: self.meta.delete(MANIFEST)
+            yield lambda: self.meta.write(PLAN, _json(manifest["plan"]))  # from here on the old job writes no more parts
             yield self.receipts.clear
             for part in manifest["parts"]:
                 yield functools.partial(new.data.move, part["file"], self.data, part["file"])
             kept = {part["file"] for part in manifest["parts"]}
             for name in self.data.sizes().keys() - kept:
                 yield functools.partial(self.data.delete, name)
-            yield lambda: self.meta.write(PLAN, _json(manifest["plan"]))
             yield lambda: new.folder.move(CARD, self.folder, CARD)
             yield lambda: self.meta.write(MANIFEST, _lines(manifest))
         yield new.folder.clear  # also what is left of it where this was interrupted here
         yield lambda: self.meta.delete(MOVING)
+
+    def _check_job(self) -> None:
+        """Fail where somebody else has taken the job's place."""
+        plan = self._document(PLAN)
+        if plan is None:
+            raise OutputError(f"{self.folder.uri}: was moved or removed while it was written", "run the same command again")
+        if identity(plan) != self.job:
+            raise OutputError(
+                f"{self.folder.uri}: has become another job's while this one was writing",
+                "choose another place (--set augment.output=… or --set name=…), or replace it with --overwrite",
+            )
 
     def _document(self, name: str) -> dict[str, Any] | None:
         try:
@@ -267,9 +295,14 @@ class Output:
         return document
 
 
+def identity(plan: Mapping[str, Any]) -> str:
+    """Whose an output is: a digest of what a plan asks for, wherever it lies."""
+    return _digest(_asked(plan))
+
+
 def differing(found: Mapping[str, Any], plan: Mapping[str, Any]) -> list[str]:
     """What differs between two jobs' plans, as ``key X there, Y here``."""
-    there, here = _flat(_identity(found)), _flat(_identity(plan))
+    there, here = _flat(_asked(found)), _flat(_asked(plan))
     return [
         f"{key} {_short(there.get(key))} there, {_short(here.get(key))} here"
         for key in sorted({*there, *here})
@@ -331,7 +364,7 @@ def chunks(rows: range, size: int) -> Iterator[range]:
         yield range(start, min(start + size, rows.stop))
 
 
-def _identity(plan: Mapping[str, Any]) -> dict[str, Any]:
+def _asked(plan: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in plan.items() if key not in LOCATORS}
 
 

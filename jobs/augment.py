@@ -39,6 +39,7 @@ class Work(NamedTuple):
     strength: float
     format: FormatSpec
     output: str
+    job: str | None
 
     def maker(self, device: str | None = None) -> Maker:
         generator = Generator.load(self.artifact, device)
@@ -49,7 +50,7 @@ def work(asked: AugmentSpec, planned: Plan, artifact: Folder, output: Output) ->
     """What a worker has to know; a split comes with its shard."""
     small = replace(planned, of=planned.of and replace(planned.of, splits=()))
     strength = STRENGTH if asked.strength is None else asked.strength
-    return Work(artifact.uri, small, asked.seed, strength, asked.format, output.folder.uri)
+    return Work(artifact.uri, small, asked.seed, strength, asked.format, output.folder.uri, output.job)
 
 
 def of_project(project: Project, generator: Generator) -> Plan:
@@ -284,7 +285,8 @@ class _Writer:
     """Makes and writes shards."""
 
     def __init__(self, work: Work) -> None:
-        self.maker, self.output, self.metrics = work.maker(), Output(Folder(work.output)), _Metrics(work.output)
+        self.maker, self.metrics = work.maker(), _Metrics(work.output)
+        self.output = Output(Folder(work.output), work.job)
 
     def __call__(self, items: dict[str, Any]) -> Iterator[dict[str, Any]]:
         for text in items["shard"]:
@@ -297,7 +299,7 @@ class _Writer:
 @functools.cache
 def _here(work: Work) -> tuple[Maker, Output, _Metrics]:
     """What the tasks of a process share."""
-    return work.maker("cpu"), Output(Folder(work.output)), _Metrics(work.output)
+    return work.maker("cpu"), Output(Folder(work.output), work.job), _Metrics(work.output)
 
 
 def _read(items: dict[str, Any], work: Work) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import pytest
 
 from raygen.datasets.commit import Output, intact
 from raygen.datasets.storage import Folder
+from raygen.errors import OutputError
 
 OLD: dict[str, Any] = {"generator": "abc", "seed": 7}
 
@@ -286,3 +287,68 @@ def test_a_driver_that_was_away_for_a_while_does_no_harm(tmp_path: Path, then: l
         if not pausing.paused:
             break
     assert after > 12
+
+
+def lost(output: Output) -> None:
+    """Whoever still works for the seed 7 is told so, and changes nothing of the dataset of the seed 8."""
+    for act in (
+        lambda: output.write_part(shards(7)[0], [pa.table({"seed": [7], "shard": [0]})], {}),
+        lambda: output.commit(job(7), [(shard, 1) for shard in shards(7)], {}, ["seed 7"]),
+    ):
+        with pytest.raises(OutputError, match="has become another job's while this one was writing"):
+            act()
+
+
+def test_who_still_writes_what_was_replaced_is_stopped(output: Output) -> None:
+    old = made(output, 7, commit=False)
+    worker = Output(Folder(old.folder.uri), old.job)
+    here = Output(Folder(old.folder.uri))
+    here.replace(made(here.successor(job(8)), 8))
+    for late in (old, worker):
+        lost(late)
+    is_whole(here, 8)
+    is_clean(here)
+
+
+def test_it_is_stopped_before_the_first_part_is_replaced(tmp_path: Path) -> None:
+    for after in range(100):
+        old = made(place("memory", tmp_path), 7)
+        here = Output(Folder(old.folder.uri))
+        new = made(here.successor(job(8)), 8)
+        taken = here.data.read(shards(8)[0].file)
+        with pytest.MonkeyPatch.context() as patch, crashes():
+            Crashing(patch, after)
+            here.replace(new)
+        if here.data.read(shards(8)[0].file) != taken:
+            break
+    lost(old)
+    here.recover()
+    is_whole(here, 8)
+    assert after > 1
+
+
+def test_a_zombie_makes_nothing_where_the_next_dataset_was(output: Output) -> None:
+    new = made(made(output, 7).successor(job(8)), 8)
+    output.replace(new)
+    with pytest.raises(OutputError, match="was moved or removed while it was written"):
+        new.write_part(shards(8)[0], [pa.table({"seed": [8], "shard": [0]})], {})
+    is_whole(output, 8)
+    assert new.folder.files() == {}
+
+
+def test_a_replacement_right_before_the_manifest(output: Output, monkeypatch: pytest.MonkeyPatch) -> None:
+    made(output, 7, commit=False)
+    write = Folder.write
+
+    def replaced(folder: Folder, name: str, data: bytes) -> None:
+        write(folder, name, data)
+        if name == "README.md":
+            monkeypatch.setattr(Folder, "write", write)
+            here = Output(Folder(output.folder.uri))
+            here.replace(made(here.successor(job(8)), 8))
+
+    monkeypatch.setattr(Folder, "write", replaced)
+    with pytest.raises(OutputError, match="another job's"):
+        output.commit(job(7), [(shard, 1) for shard in shards(7)], {}, ["seed 7"])
+    is_whole(output, 8)
+    is_clean(output)
