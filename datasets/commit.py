@@ -12,11 +12,10 @@ to its manifest; then ``_raygen/moving.json`` says that it takes this one's plac
 """
 
 import contextlib
-import functools
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, BinaryIO, NamedTuple, Protocol, cast
 
 import pyarrow as pa
@@ -230,11 +229,16 @@ class Output:
 
     def replace(self, new: "Output") -> None:
         """Let a finished output take this one's place. Whoever comes across the attempt of another finishes that first."""
-        while not self.meta.create(MOVING, _json({"from": new.folder.name})):
-            if self._mover() == new.folder.name:
-                break
+        while not self.meta.create(MOVING, _json({"from": new.folder.name})) and self._mover() != new.folder.name:
             self.recover()
         self._move(new)
+        if new.recorded() is not None:  # somebody has deleted the mark of this move with that of another
+            self.replace(new)
+        elif self.recorded() is None:
+            raise OutputError(
+                f"{self.folder.uri}: another job took this place while the dataset was put there",
+                "run the same command again",
+            )
 
     def recover(self) -> None:
         """Finish what somebody began with :meth:`replace`."""
@@ -247,28 +251,45 @@ class Output:
 
     def _move(self, new: "Output") -> None:
         manifest = new.recorded()
-        for step in self._steps(new, manifest):
+        for _ in self._steps(new, manifest):
             mover = self._mover()
             if mover != new.folder.name and (mover is not None or manifest is None or self.plan() != manifest["plan"]):
                 return  # others have finished this meanwhile, and the place is another's by now
-            step()
 
-    def _steps(self, new: "Output", manifest: dict[str, Any] | None) -> Iterator[Callable[[], object]]:
-        """Every step can be done again, and by two at once; the old manifest goes first and the new one comes last."""
+    def _steps(self, new: "Output", manifest: dict[str, Any] | None) -> Iterator[None]:
+        """Before each step, the moment to look whether it is still to be done. Every one can be done again, and by two at
+        once; the old manifest goes first and the new one comes last.
+
+        A receipt goes before its part, so that it is not there where others have thrown away what was moved already. Then
+        this is no dataset, but one that the same job finishes.
+        """
         if manifest is not None:
             if self.recorded() != manifest:
-                yield lambda: self.meta.delete(MANIFEST)
-            yield lambda: self.meta.write(PLAN, _json(manifest["plan"]))  # from here on the old job writes no more parts
-            yield self.receipts.clear
-            for part in manifest["parts"]:
-                yield functools.partial(new.data.move, part["file"], self.data, part["file"])
-            kept = {part["file"] for part in manifest["parts"]}
-            for name in self.data.sizes().keys() - kept:
-                yield functools.partial(self.data.delete, name)
-            yield lambda: new.folder.move(CARD, self.folder, CARD)
-            yield lambda: self.meta.write(MANIFEST, _lines(manifest))
-        yield new.folder.clear  # also what is left of it where this was interrupted here
-        yield lambda: self.meta.delete(MOVING)
+                yield
+                self.meta.delete(MANIFEST)
+            yield
+            self.meta.write(PLAN, _json(manifest["plan"]))  # from here on the old job writes no more parts
+            receipts = {Receipt(part["shard"], part["bytes"], part["sha256"]).name: part for part in manifest["parts"]}
+            for name in set(self.receipts.names()) - receipts.keys():
+                yield
+                self.receipts.delete(name)
+            for name, part in receipts.items():
+                yield
+                new.receipts.move(name, self.receipts, name)
+                yield
+                new.data.move(part["file"], self.data, part["file"])
+            for name in self.data.sizes().keys() - {part["file"] for part in manifest["parts"]}:
+                yield
+                self.data.delete(name)
+            yield
+            new.folder.move(CARD, self.folder, CARD)
+            if receipts.keys() <= set(self.receipts.names()):
+                yield
+                self.meta.write(MANIFEST, _lines(manifest))
+        yield
+        new.folder.clear()  # also what is left of it where this was interrupted here
+        yield
+        self.meta.delete(MOVING)
 
     def _check_job(self) -> None:
         """Fail where somebody else has taken the job's place."""
@@ -377,7 +398,7 @@ def _flat(document: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _is_manifest(document: Mapping[str, Any]) -> bool:
-    parts, kinds = document.get("parts"), {"file": str, "rows": int, "bytes": int, "sha256": str}
+    parts, kinds = document.get("parts"), {"shard": int, "file": str, "rows": int, "bytes": int, "sha256": str}
     known = isinstance(parts, list) and all(
         isinstance(part, dict) and all(isinstance(part.get(key), kind) for key, kind in kinds.items()) for part in parts
     )

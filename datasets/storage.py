@@ -218,7 +218,7 @@ class Folder:
     def move(self, name: str, target: "Folder", target_name: str) -> None:
         """Give a file another place, over whatever is there: at once on a local disk, elsewhere by a copy on the server.
 
-        When the file is gone and the target is there, somebody else has done it.
+        When the file is gone, somebody else has done it.
         """
         with _explained(target._uri(target_name), writing=True):
             try:
@@ -233,9 +233,9 @@ class Folder:
                     with self.reader(name) as source, target.writer(target_name) as file:
                         shutil.copyfileobj(source, file)
                     self._remove([self._path(name)])
-            except FileNotFoundError:
-                if not target.exists(target_name):
-                    raise OutputError(f"{self._uri(name)}: is gone", "restore it, or start again without it") from None
+            except FileNotFoundError as error:
+                if _no_bucket(error) or self.exists(name):
+                    raise
 
     def clear(self) -> None:
         """Remove the folder with all below; it need not be there."""

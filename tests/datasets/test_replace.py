@@ -65,6 +65,8 @@ def is_whole(output: Output, seed: int) -> None:
     there = {name: data for name in output.data.sizes() if (data := output.data.read(name))}
     assert there == {name: expected.data.read(name) for name in expected.data.sizes()}
     assert output.folder.read("README.md") == f"seed {seed}".encode()
+    assert sorted(output.done(shards(seed))) == list(range(len(shards(seed))))  # so that a lost part can be made alone
+    assert len(output.receipts.names()) == len(shards(seed))
 
 
 def is_clean(output: Output) -> None:
@@ -72,10 +74,12 @@ def is_clean(output: Output) -> None:
         "README.md",
         "_raygen/manifest.json",
         "_raygen/plan.json",
+        *(f"_raygen/receipts/{name}" for name in output.receipts.names()),
         *(f"data/{name}" for name in output.data.sizes()),
     }
     if output.folder.local is not None:  # nor an empty folder
-        assert {file.name for file in (output.folder.local / "_raygen").iterdir()} == {"manifest.json", "plan.json"}
+        names = {file.name for file in (output.folder.local / "_raygen").iterdir()}
+        assert names == {"manifest.json", "plan.json", "receipts"}
 
 
 def test_a_finished_dataset_takes_the_place_of_another(output: Output) -> None:
@@ -352,3 +356,33 @@ def test_a_replacement_right_before_the_manifest(output: Output, monkeypatch: py
         output.commit(job(7), [(shard, 1) for shard in shards(7)], {}, ["seed 7"])
     is_whole(output, 8)
     is_clean(output)
+
+
+def test_a_move_whose_mark_another_has_deleted(tmp_path: Path) -> None:
+    """Who has finished deletes it; where the answer is lost that is repeated, over the mark of whoever came next. Then two
+    datasets take one place: the manifest of one is there, or none, and the same command makes what was lost."""
+    refused = 0
+    for after in range(100):
+        output = made(place("memory", tmp_path), 7)
+        new, next_ = (made(output.successor(job(seed)), seed) for seed in (8, 9))
+
+        def others(output: Output = output, next_: Output = next_) -> None:
+            output.meta.delete("moving.json")
+            output.meta.create("moving.json", b'{"from": "%s"}' % next_.folder.name.encode())
+
+        with pytest.MonkeyPatch.context() as patch:
+            pausing = Pausing(patch, after, others)
+            try:
+                output.replace(new)
+            except OutputError:
+                refused += 1
+        if not pausing.paused:
+            break
+        output.recover()
+        if output.recorded() is None:
+            assert output.plan() == job(8)
+            made(output, 8)
+        is_whole(output, 9 if output.plan() == job(9) else 8)
+        is_clean(output)
+    assert after > 12
+    assert 0 < refused < after

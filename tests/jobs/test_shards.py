@@ -343,7 +343,7 @@ def test_another_dataset_takes_the_place_only_with_overwrite(write: Write) -> No
     folder = write(rows=80, seed=2, overwrite=True)
     after = read(folder)
     assert (len(before), len(after)) == (60, 80)
-    assert sorted(file.name for file in (folder / "_raygen").iterdir()) == ["manifest.json", "plan.json"]
+    assert sorted(file.name for file in (folder / "_raygen").iterdir()) == ["manifest.json", "plan.json", "receipts"]
     assert after.equals(read(write("elsewhere", rows=80, seed=2)))
     stamps = {file: file.stat().st_mtime_ns for file in folder.rglob("*") if file.is_file()}
     write(rows=80, seed=2, overwrite=True)  # it is there: nothing is made
