@@ -25,8 +25,8 @@ from raygen.datasets.storage import Folder
 from raygen.errors import OutputError
 
 PLAN, MANIFEST, MOVING, CARD = "plan.json", "manifest.json", "moving.json", "README.md"
-LOCATORS = ("made_by", "artifact", "source")
-"""Keys of a plan that say where things are and what made the rows: they decide bits, but not whose job it is."""
+LOCATORS = ("artifact", "source")
+"""Keys of a plan that say where things are: they decide nothing."""
 
 
 class Part(Protocol):
@@ -317,8 +317,8 @@ class Output:
 
 
 def identity(plan: Mapping[str, Any]) -> str:
-    """Whose an output is: a digest of what a plan asks for, wherever it lies."""
-    return _digest(_asked(plan))
+    """Whose an output is: a digest of what a plan asks for, and by what means."""
+    return _digest({key: value for key, value in plan.items() if key not in LOCATORS})
 
 
 def differing(found: Mapping[str, Any], plan: Mapping[str, Any]) -> list[str]:
@@ -386,7 +386,7 @@ def chunks(rows: range, size: int) -> Iterator[range]:
 
 
 def _asked(plan: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in plan.items() if key not in LOCATORS}
+    return {key: value for key, value in plan.items() if key not in (*LOCATORS, "made_by")}
 
 
 def _flat(document: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -16,14 +16,14 @@ import numpy as np
 import pyarrow as pa
 
 from raygen.datasets import samples, stream
-from raygen.datasets.commit import PLAN, Output, differing
+from raygen.datasets.commit import Output, differing
 from raygen.datasets.storage import Folder
 from raygen.errors import OutputError, RaygenError
 from raygen.generators.base import STRENGTH
 from raygen.generators.generator import Generator, versions
 from raygen.jobs import evaluate, progress
 from raygen.jobs.plan import Plan, Shard, plan
-from raygen.jobs.project import Project, write_json
+from raygen.jobs.project import Project
 from raygen.jobs.shards import Maker
 from raygen.spec import AugmentSpec, FormatSpec
 
@@ -105,9 +105,9 @@ def augment(project: Project) -> dict[str, Any]:
     if _replaces(project, job):
         target = output.successor(job)
     target.claim(job)
+    _check_maker(target, job)
     shards = list(planned)
     done = target.done(shards)
-    _check_maker(target, job, bool(done))
     _write(project, planned, artifact, target, [shard for shard in shards if shard.number not in done])
     parts = ((shard, planned.size(shard)) for shard in shards)
     manifest = target.commit(job, parts, by_class(generator, planned), _card(project, generator, planned))
@@ -142,21 +142,19 @@ def _check_gate(project: Project) -> None:
         evaluate.check_gate(report)
 
 
-def _check_maker(output: Output, job: dict[str, Any], begun: bool) -> None:
+def _check_maker(output: Output, job: dict[str, Any]) -> None:
     """Bits are the same on one device type and one version of the libraries: a dataset is not made with two."""
-    here = job["made_by"]
-    there = (output.plan() or {}).get("made_by", here)
-    if there == here:
-        return
-    if not begun:
-        write_json(output.meta, PLAN, job)  # those made nothing of it
-        return
-    different = [key for key in here if there.get(key) != here[key]]
-    shown = ", ".join(f"{key} {there.get(key)} there, {here[key]} here" for key in different)
-    raise OutputError(
-        f"{output.folder.uri}: was begun with other means ({shown}), which need not make the same bits",
-        "go on with those, or remove that folder",
-    )
+    if different := _other_means(output.plan() or {}, job):
+        raise OutputError(
+            f"{output.folder.uri}: was begun with other means ({'; '.join(different)}), which need not make the same bits",
+            "go on with those, or begin anew with --overwrite",
+        )
+
+
+def _other_means(found: dict[str, Any], job: dict[str, Any]) -> list[str]:
+    """What differs between the means that two jobs use, where both say."""
+    there, here = (plan.get("made_by", {}) for plan in (found, job))
+    return differing(there, here) if there and here else []
 
 
 def resources() -> tuple[int, int]:
@@ -185,9 +183,9 @@ def _written(project: Project, job: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def _replaces(project: Project, job: dict[str, Any]) -> bool:
-    """Whether another job's dataset is there, and may be replaced."""
+    """Whether another job's dataset, or one of other means, is there, and may be replaced."""
     found = project.output.plan() if project.overwrite else None
-    return found is not None and bool(differing(found, job))
+    return found is not None and bool(differing(found, job) or _other_means(found, job))
 
 
 def _write(project: Project, planned: Plan, artifact: Folder, output: Output, todo: list[Shard]) -> None:

@@ -28,6 +28,12 @@ ASKED: dict[str, dict[str, Any]] = {
 }
 
 
+def here(project: Project, planned: Any, artifact: Any, output: Any, todo: list[Any]) -> None:
+    maker = augment.work(project.augment, planned, artifact, output).maker("cpu")
+    for shard in todo:
+        maker.write(output, shard, maker.tables(shard))
+
+
 def parts(folder: Path) -> dict[str, str]:
     return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(folder.iterdir())}
 
@@ -118,35 +124,50 @@ def test_what_is_begun_again_knows_it(tmp_path: Path) -> None:
     assert not augment.begun_before()
 
 
-def test_other_means_may_take_over_what_nobody_has_begun(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And then it is theirs: what they begin they can finish."""
+def test_what_was_begun_stays_with_its_means(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even where no shard is there yet: whoever began may be about to write one. ``--overwrite`` begins anew."""
     real = augment.versions
-    writes: list[int] = []
 
-    def interrupted() -> None:
-        with monkeypatch.context() as patch:
-            patch.setattr(augment.Maker, "write", stopping)
-            with pytest.raises(KeyboardInterrupt):
-                write(rows=120)
-
-    true_write = augment.Maker.write
-
-    def stopping(self: Any, *arguments: Any) -> Any:
-        if writes:
-            true_write(self, *arguments)
-        writes.append(1)
+    def stopped(*_: Any) -> None:
         raise KeyboardInterrupt
 
+    with pytest.raises(KeyboardInterrupt):
+        write(rows=120, by=stopped)
     monkeypatch.setattr(augment, "versions", lambda spec=None: {**real(spec), "torch": "1.0"})
-    interrupted()  # nothing made
-    monkeypatch.setattr(augment, "versions", real)
-    interrupted()  # one shard made, by us
-    monkeypatch.setattr(augment, "versions", lambda spec=None: {**real(spec), "torch": "1.0"})
-    with pytest.raises(raygen.OutputError, match=r"was begun with other means \(torch \d\S+ there, 1.0 here\)"):
+    with pytest.raises(
+        raygen.OutputError, match=r"was begun with other means \(torch \S+ there, \"1.0\" here\)[^\n]+\n.*--overwrite"
+    ):
         write(rows=120)
+    out = write(rows=120, overwrite=True)
+    assert [document(out, name)["made_by"]["torch"] for name in ("plan", "manifest")] == ["1.0", "1.0"]
     monkeypatch.setattr(augment, "versions", real)
-    out = write(rows=120)
-    assert json.loads((out / "_raygen" / "plan.json").read_text())["made_by"]["torch"] == real()["torch"]
+    before = parts(out / "data")
+    write(rows=120, overwrite=True)  # what is whole is not made again
+    (out / "data" / next(iter(before))).unlink()
+    with pytest.raises(raygen.OutputError, match="was begun with other means"):
+        write(rows=120)
+    write(rows=120, overwrite=True)
+    assert [document(out, name)["made_by"]["torch"] for name in ("plan", "manifest")] == [real()["torch"]] * 2
+    assert parts(out / "data") == before
+
+
+def test_a_driver_that_comes_with_other_means_while_one_is_at_work(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = augment.versions
+
+    def another(*arguments: Any) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(augment, "versions", lambda spec=None: {**real(spec), "torch": "1.0"})
+            with pytest.raises(raygen.OutputError, match="was begun with other means"):
+                write(rows=120)
+        here(*arguments)
+
+    plan = document(write(rows=120, by=another), "plan")
+    assert plan["made_by"]["torch"] == real()["torch"]
+
+
+def document(out: Path, name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((out / "_raygen" / f"{name}.json").read_text())
+    return found["plan"] if name == "manifest" else found  # type: ignore[no-any-return]
 
 
 @pytest.mark.slow
