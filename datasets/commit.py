@@ -74,12 +74,16 @@ class Output:
             OutputError: there are files, but no plan: it is not raygen's to write in.
         """
         document = self._document(PLAN)
-        if document is None and (names := [n for n in self.folder.names() if n != "_raygen" and not n.endswith(".tmp")]):
+        if document is None and (names := self._files()):
             raise OutputError(
                 f"{self.folder.uri}: has files that raygen did not write ({names[0]}, …)",
                 "give an empty place as output",
             )
         return document
+
+    def _files(self) -> list[str]:
+        """What is there beside the bookkeeping."""
+        return [name for name in self.folder.names() if name != "_raygen" and not name.endswith(".tmp")]
 
     def check(self, plan: Mapping[str, Any]) -> bool:
         """Whether the output is this job's already (else it is nobody's).
@@ -104,8 +108,12 @@ class Output:
         self.job = identity(plan)
 
     def successor(self, plan: Mapping[str, Any]) -> "Output":
-        """Where another job writes what is to take this dataset's place: the job's own, so that attempts do not mix."""
-        return Output(self.meta / f"next-{identity(plan)[:12]}")
+        """Where another job writes what is to take this dataset's place: the job's own, so that attempts do not mix. What is
+        there without a plan is left over from an attempt that was put in place, and removed."""
+        new = Output(self.meta / f"next-{identity(plan)[:12]}")
+        if new._files() and new._document(PLAN) is None:  # in this order: what somebody has just begun has a plan
+            new.folder.clear()
+        return new
 
     def done(self, parts: Iterable[Part]) -> dict[int, Receipt]:
         """Receipts, by shard, whose part is there with all its bytes."""

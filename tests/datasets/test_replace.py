@@ -386,3 +386,19 @@ def test_a_move_whose_mark_another_has_deleted(tmp_path: Path) -> None:
         is_clean(output)
     assert after > 12
     assert 0 < refused < after
+
+
+@pytest.mark.parametrize("left", ["data/part-00000.parquet", "README.md"])
+def test_what_is_left_of_the_next_dataset_blocks_nobody(output: Output, left: str) -> None:
+    """A worker of its job, or a driver that was killed while it cleared the folder, may leave something without a plan."""
+    made(output, 7)
+    output.successor(job(8)).folder.write(left, b"old")
+    output.replace(made(output.successor(job(8)), 8))
+    is_whole(output, 8)
+    is_clean(output)
+
+
+def test_who_comes_later_clears_nothing_that_is_claimed(output: Output) -> None:
+    made(output, 7)
+    new = made(output.successor(job(8)), 8, commit=False)
+    assert sorted(output.successor(job(8)).done(shards(8))) == sorted(new.done(shards(8))) == [0, 1, 2, 3]
