@@ -255,7 +255,15 @@ class Output:
 
     def _mover(self) -> str | None:
         document = self._document(MOVING)
-        return None if document is None else str(document["from"])
+        if document is None:
+            return None
+        name = str(document.get("from"))
+        if not re.fullmatch(r"next-[0-9a-f]{12}", name):
+            raise OutputError(
+                f"{self.meta.uri}/{MOVING}: does not say what is to be moved any more",
+                "remove that file, then run the same command again",
+            )
+        return name
 
     def _move(self, new: "Output") -> None:
         manifest = new.recorded()

@@ -91,6 +91,8 @@ def scan(path: str, storage: Folder) -> Source:
     names = sorted(found if folder is not place else filter(_is_data, found))
     if not names:
         raise DataError(f"{path}: there is no Parquet file", "the names of Parquet files end in .parquet")
+    if odd := [name for name in names if name != name.encode(errors="replace").decode()]:
+        raise DataError(f"{path}: has a file whose name is not UTF-8 ({odd[0]!r})", "rename it")
     root = (folder.uri if folder.local is None else str(folder.local)).rstrip("/")
     files = tuple(f"{root}/{name}" for name in names)
     with ThreadPoolExecutor(16) as threads:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import ValidationError
+from pydantic import NonNegativeInt, TypeAdapter, ValidationError, conlist
 
 from raygen.datasets import images, stream
 from raygen.datasets.commit import Output, differing, intact, row_groups
@@ -179,7 +179,7 @@ def _work(
 ) -> tuple[augment.Work, list[Shard], dict[str, str], dict[str, int]]:
     """What the dataset was made by, from what its plan says: where they are, and what was asked. Also the means
     of this machine, which need not make the same bits as those that made it, and how many rows of each class there are."""
-    job = _plan(output) or manifest["plan"]
+    job = manifest["plan"] if intact(manifest) else _plan(output) or manifest["plan"]
     if missing := [key for key in ("generator", "artifact", "augment", "counts", "source", "data") if key not in job]:
         raise OutputError(
             f"{output.meta.uri}/plan.json: is not a plan of augment's any more (it has no {missing[0]!r})",
@@ -198,11 +198,15 @@ def _work(
             f"{place.uri}: has the digest {made.digest[:12]}…, the dataset was made by {job['generator'][:12]}…",
             "give the generator that made it",
         )
+    counts, condition = job["counts"], made.spec.condition
+    classes = 0 if condition is None else len(made.codec.categories[condition].values)
     try:
         asked, real = AugmentSpec.model_validate(job["augment"]), None
+        if counts is not None:
+            TypeAdapter(conlist(NonNegativeInt, min_length=classes, max_length=classes)).validate_python(counts)
     except ValidationError:
         raise OutputError(
-            f"{output.meta.uri}/plan.json: is not a plan of augment's any more (its 'augment' cannot be read)",
+            f"{output.meta.uri}/plan.json: is not a plan of augment's any more (what it asks for cannot be read)",
             "restore it, or compare no rows with --rows 0",
         ) from None
     if job["source"] is not None:
@@ -211,7 +215,7 @@ def _work(
             raise DataError(
                 f"{job['source']}: was changed since the dataset was made of it", "compare no rows with --rows 0"
             )
-    planned = plan(asked, made, real, job["counts"])
+    planned = plan(asked, made, real, counts)
     here = {**versions(made.spec), "device": default_device().type}
     return augment.work(asked, planned, place, output), list(planned), here, augment.by_class(made, planned)
 

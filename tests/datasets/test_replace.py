@@ -331,6 +331,18 @@ def test_it_is_stopped_before_the_first_part_is_replaced(tmp_path: Path) -> None
     assert after > 1
 
 
+@pytest.mark.parametrize(
+    "text", ["{}", '{"from": null}', '{"from": ".."}', '{"from": "next-"}', '{"from": "next-0123456789ab/../.."}']
+)
+def test_an_edited_mark_moves_nothing(output: Output, text: str) -> None:
+    made(output, 7)
+    output.meta.write("moving.json", text.encode())
+    for act in (output.recover, lambda: output.replace(made(output.successor(job(8)), 8))):
+        with pytest.raises(OutputError, match=r"moving.json: does not say what is to be moved any more"):
+            act()
+    is_whole(output, 7)
+
+
 def test_a_zombie_makes_nothing_where_the_next_dataset_was(output: Output) -> None:
     new = made(made(output, 7).successor(job(8)), 8)
     output.replace(new)

@@ -358,6 +358,13 @@ def test_a_spoilt_file_is_named(tmp_path: Path, spoil: Callable[[Path], Path], s
     assert error.what.startswith(f"{file}: ")
 
 
+def test_a_name_that_is_not_text(tmp_path: Path) -> None:
+    folder = write(tmp_path / "data", 20)
+    (folder / "sub" / "c.parquet").rename(folder / "sub" / "\udcff.parquet")
+    with pytest.raises(DataError, match=r"has a file whose name is not UTF-8 \('sub/\\udcff.parquet'\)"):
+        stream.scan(str(folder), NOWHERE)
+
+
 def test_nothing_to_read(tmp_path: Path) -> None:
     refused(tmp_path / "nowhere", "there is no such file or folder")
     refused(tmp_path, "there is no Parquet file")

@@ -297,11 +297,26 @@ def test_the_plan_and_the_manifest_edited_alike(out: Path) -> None:
     assert told[1].startswith(f"data/{PART}, row 0: ")
 
 
-@pytest.mark.parametrize("change", [{"rows": "many"}, {"row": 3}])
-def test_a_plan_that_makes_no_sense(out: Path, change: dict[str, Any]) -> None:
-    plan = document(out, "plan")
-    plan["augment"] |= change
+SPOILT: list[Any] = [
+    lambda plan: plan["augment"].update(rows="many"),
+    lambda plan: plan["augment"].update(row=3),
+    lambda plan: plan["counts"].pop(),
+    lambda plan: plan["counts"].append(1),
+    lambda plan: plan.update(counts="many"),
+    lambda plan: plan["counts"].__setitem__(0, -1),
+]
+
+
+@pytest.mark.parametrize("spoil", range(len(SPOILT)))
+def test_a_plan_that_makes_no_sense(out: Path, spoil: int) -> None:
+    """The manifest has the plan too, and is known to be as it was committed; else there is nothing to go by."""
+    plan, found = document(out, "plan"), document(out)
+    SPOILT[spoil](plan)
     put(out, plan, "plan")
+    (line,) = problems(out)
+    assert line.startswith("_raygen/manifest.json: its plan is not that of plan.json (")
+    SPOILT[spoil](found["plan"])
+    put(out, found)
     with pytest.raises(raygen.OutputError, match=r"plan.json: is not a plan of augment's any more"):
         problems(out)
     assert len(problems(out, 0)) == 1
