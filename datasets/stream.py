@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, BinaryIO, NamedTuple
@@ -96,7 +96,7 @@ def scan(path: str, storage: Folder) -> Source:
     root = (folder.uri if folder.local is None else str(folder.local)).rstrip("/")
     files = tuple(f"{root}/{name}" for name in names)
     with ThreadPoolExecutor(16) as threads:
-        footers = list(threads.map(lambda name, file: _footer(folder, name, file), names, files))
+        footers = list(threads.map(lambda name: read_footer(folder, name), names))
     arrow = schema.with_known_types(footers[0].schema.to_arrow_schema)
     for file, footer in zip(files, footers, strict=True):
         _same_columns(files[0], arrow, file, footer.schema.to_arrow_schema())
@@ -309,9 +309,26 @@ def _is_data(name: str) -> bool:
     return name.endswith((".parquet", ".pq")) and not any(part.startswith(("_", ".")) for part in name.split("/"))
 
 
-def _footer(folder: Folder, name: str, file: str) -> pq.FileMetaData:
-    with _opened(folder, name, f"{file}: is not a readable Parquet file") as handle:
-        return pq.read_metadata(handle)
+def read_footer(folder: Folder, name: str) -> pq.FileMetaData:
+    """What the footer of a file says, all of which can be read.
+
+    Raises:
+        DataError: it cannot, or does not add up.
+    """
+    where = folder.uri if folder.local is None else folder.local
+    with _opened(folder, name, f"{where}/{name}: is not a readable Parquet file") as handle:
+        found = pq.read_metadata(handle)
+        _shown(found.schema.to_arrow_schema())
+        rows = [found.row_group(index).num_rows for index in range(found.num_row_groups)]
+        if found.num_rows != sum(rows) or any(count < 0 for count in rows):
+            raise pa.ArrowInvalid(f"{found.num_rows} rows, in row groups of {rows}")
+        return found
+
+
+def _shown(arrow: pa.Schema) -> None:
+    """Fail where the names or types are not what they were: Arrow decodes them when they are looked at."""
+    for field in arrow:
+        str(field)
 
 
 def _fragments(files: Sequence[str], footers: Sequence[pq.FileMetaData]) -> Iterator[Fragment]:
@@ -329,7 +346,11 @@ def _read(fragment: Fragment, names: list[str] | None) -> pa.Table:
     what = f"{fragment.file}, row group {fragment.row_group}: cannot be read"
     with _opened(Folder(fragment.file), "", what) as handle:
         parquet = pq.ParquetFile(handle, pre_buffer=True, page_checksum_verification=True)
-        return parquet.read_row_group(fragment.row_group, columns=names)
+        table = parquet.read_row_group(fragment.row_group, columns=names)
+        _shown(table.schema)
+        if len(table) != fragment.rows:
+            raise pa.ArrowInvalid(f"{len(table)} rows, not {fragment.rows}")
+        return table
 
 
 def read_rows(
@@ -345,10 +366,11 @@ def read_rows(
     Raises:
         DataError: the row groups cannot be read, or have not got these rows.
     """
-    first, last = row_groups[0], row_groups[-1]
+    first, last = row_groups.start, max(row_groups.start, row_groups.stop - 1)
     what = f"{file}, row group {first}" if first == last else f"{file}, row groups {first} to {last}"
     with _opened(Folder(file), "", f"{what}: cannot be read") as handle:
         parquet = pq.ParquetFile(handle, buffer_size=PAGES, pre_buffer=False, page_checksum_verification=True)
+        _shown(parquet.schema_arrow)
         there = sum(parquet.metadata.row_group(index).num_rows for index in row_groups)
         if there < skip + rows:
             raise DataError(f"{what}: has {there} rows, not {skip + rows}", "do not change a dataset while it is read")
@@ -356,11 +378,10 @@ def read_rows(
         yield from _tables(batches, skip, rows, batch_rows)
 
 
-def _tables(batches: Iterator[pa.RecordBatch], skip: int, rows: int, size: int) -> Iterator[pa.Table]:
+def _tables(batches: Iterable[pa.RecordBatch], skip: int, rows: int, size: int) -> Iterator[pa.Table]:
     """Cut batches, whose ends are those of pages and row groups, into tables of one size."""
     kept: list[pa.RecordBatch] = []
-    while rows:
-        batch = next(batches)
+    for batch in batches:
         skip, batch = max(skip - len(batch), 0), batch.slice(skip)
         while rows and len(batch):
             wanted = min(size, rows)
@@ -370,6 +391,9 @@ def _tables(batches: Iterator[pa.RecordBatch], skip: int, rows: int, size: int) 
             if sum(map(len, kept)) == wanted:
                 yield pa.Table.from_batches(kept)
                 kept, rows = [], rows - wanted
+        if not rows:
+            return
+    raise pa.ArrowInvalid("there are fewer rows than the footer says")
 
 
 @contextlib.contextmanager
@@ -380,7 +404,7 @@ def _opened(folder: Folder, name: str, what: str) -> Iterator[BinaryIO]:
         with folder.reader(name) as handle:
             try:
                 yield handle
-            except (pa.ArrowException, OSError) as error:
+            except (pa.ArrowException, OSError, ValueError, LookupError, MemoryError, OverflowError) as error:
                 if isinstance(error, OSError) and (type(error) is not OSError or error.errno is not None):
                     raise  # the storage: Arrow's have no number
                 reason = next(iter(str(error).splitlines()), type(error).__name__)

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import NonNegativeInt, TypeAdapter, ValidationError, conlist
 
 from raygen.datasets import images, stream
@@ -168,9 +167,8 @@ def _sha256(output: Output, name: str) -> str:
 def _footer_rows(output: Output, name: str) -> int | None:
     """How many rows a file says it has; None where its footer cannot be read, which its hash has told."""
     try:
-        with output.data.reader(name) as file:
-            return int(pq.read_metadata(file).num_rows)
-    except (pa.ArrowException, OSError):
+        return int(stream.read_footer(output.data, name).num_rows)
+    except DataError:
         return None
 
 
@@ -314,18 +312,15 @@ class _Checker:
                     first = first or (row + index, self._told(here, index, columns))
                 row += len(there)
         except DataError as error:
-            return size, [f"{name}: rows from {row} on: {error.what.rpartition(': ')[2]}"]
+            why = error.what.removeprefix(f"{self.output.data.uri}/{check.shard.file}").lstrip(",: ")
+            return size, [f"{name}: rows from {row} on: {why}"]
         if first is None:
             return size, []
         more = f"; {differing_rows} rows of {size} looked at differ" if differing_rows > 1 else ""
         return size, [f"{name}, row {first[0]}: {first[1]}{more}"]
 
     def _read(self, file: str, at: int, rows: int) -> Iterator[pa.Table]:
-        with self.output.data.reader(file) as handle:
-            try:
-                groups = pq.read_metadata(handle).num_row_groups
-            except (pa.ArrowException, OSError) as error:
-                raise DataError(f"{file}: the footer cannot be read ({str(error).splitlines()[0]})", "") from None
+        groups = stream.read_footer(self.output.data, file).num_row_groups
         uri = f"{self.output.data.uri}/{file}"
         yield from row_groups(stream.read_rows(uri, range(groups), at, rows, ROWS_AT_ONCE), ROWS_AT_ONCE)
 

@@ -358,6 +358,38 @@ def test_a_spoilt_file_is_named(tmp_path: Path, spoil: Callable[[Path], Path], s
     assert error.what.startswith(f"{file}: ")
 
 
+@pytest.mark.parametrize("flipped", [0x01, 0x80, 0xFF])
+def test_any_byte_of_a_footer(tmp_path: Path, flipped: int) -> None:
+    """Whatever it becomes, the file can be read, or what is said names it."""
+    file, rows = tmp_path / "a.parquet", pa.table({"bytes": [b"x"] * 20, "label": [f"a{row}" for row in range(20)]})
+    pq.write_table(rows, file, row_group_size=12, write_page_checksum=True)
+    whole, told = file.read_bytes(), 0
+    fragments = stream.scan(str(file), NOWHERE).fragments
+    for at in range(len(whole) - 8 - int.from_bytes(whole[-8:-4], "little"), len(whole)):
+        file.write_bytes(whole[:at] + bytes([whole[at] ^ flipped]) + whole[at + 1 :])
+        for read in (
+            lambda: stream.read_footer(Folder(tmp_path), file.name),
+            lambda: [table.to_pylist() for table in stream.read_rows(str(file), range(2), 0, 20, 16)],
+            lambda: [stream._read(fragment, None).schema.names for fragment in fragments],
+        ):
+            try:
+                read()  # type: ignore[no-untyped-call]
+            except DataError as error:
+                told += error.what.startswith(str(file))
+    assert told > 500
+
+
+@pytest.mark.parametrize("cut", [slice(0, 0), slice(0, 12)], ids=["none", "some"])
+def test_fewer_row_groups_than_there_were(tmp_path: Path, cut: slice) -> None:
+    file, rows = tmp_path / "a.parquet", pa.table({"label": list(range(20))})
+    pq.write_table(rows, file, row_group_size=12)
+    stream.scan(str(file), NOWHERE)
+    pq.write_table(rows[cut], file)
+    for groups in (range(2), range(1, 2), range(0)):
+        with pytest.raises(DataError, match=r"a\.parquet, row groups? \S+( to \S+)?: "):
+            list(stream.read_rows(str(file), groups, 0, 20, 16))
+
+
 def test_a_name_that_is_not_text(tmp_path: Path) -> None:
     folder = write(tmp_path / "data", 20)
     (folder / "sub" / "c.parquet").rename(folder / "sub" / "\udcff.parquet")

@@ -148,6 +148,24 @@ def test_a_flipped_byte(out: Path) -> None:
     assert problems(out) == []
 
 
+def test_any_byte_of_a_footer(out: Path) -> None:
+    """The file is named first, and what can be told of its rows is told."""
+    file = out / "data" / PART
+    data = file.read_bytes()
+    size = int.from_bytes(data[-8:-4], "little")
+    for at in range(len(data) - 8 - size, len(data), 29):
+        file.write_bytes(data[:at] + bytes([data[at] ^ 0xFF]) + data[at + 1 :])
+        found = problems(out, 0)
+        assert found[0].startswith(f"data/{PART}: has SHA-256 ")
+    name = data.index(b"label", len(data) - 8 - size)
+    file.write_bytes(data[:name] + b"\xff" + data[name + 1 :])
+    found = problems(out, 1)
+    assert found[0].startswith(f"data/{PART}: has SHA-256 ")
+    assert found[1].startswith(f"data/{PART}: rows from 0 on: is not a readable Parquet file (")
+    pq.write_table(pq.read_table(out / "data" / "part-00000-of-00004.parquet").slice(0, 0), file)
+    assert problems(out, 1)[2].startswith(f"data/{PART}: rows from 0 on: row group")
+
+
 def test_a_truncated_part(out: Path) -> None:
     file = out / "data" / PART
     size = file.stat().st_size
