@@ -143,6 +143,20 @@ def test_what_a_family_can_make(generator: dict[str, Any], asked: dict[str, Any]
     assert augmented(asked, **generator).augment is not None
 
 
+@pytest.mark.parametrize("name", ["/label", "_label", ".l", "a=b", "a/b", "a\\b", "a%41", "a\nb", "..", "größe 1.5", "a_b"])
+def test_a_column_whose_name_is_to_be_a_folders(name: str) -> None:
+    schema = {"image": IMAGE, name: {"kind": "category"}}
+    generator = {"family": "vae", "condition": name}
+    document = {**DOCUMENT, "dataset": {"path": "x", "schema": schema}, "generator": generator}
+    assert load_spec({**document, "augment": {"rows": 1}})
+    document["augment"] = {"rows": 1, "format": {"partition_by": name}}
+    if name in ("größe 1.5", "a_b"):
+        assert load_spec(document)
+    else:
+        with pytest.raises(SpecError, match=r"partition_by is .* a column whose name cannot be a folder's"):
+            load_spec(document)
+
+
 @pytest.mark.parametrize("name", ["_row", "_variant", "_source", "_holdout"])
 def test_names_of_columns_that_are_taken(name: str) -> None:
     schema = {**DOCUMENT["dataset"]["schema"], name: {"kind": "category"}}

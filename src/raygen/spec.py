@@ -490,6 +490,12 @@ def _augment_fits(augment: AugmentSpec, generator: FamilySpec, fields: Mapping[s
                     f"augment.{name} is {column!r}, but the generator cannot be asked for it: "
                     f"generator.condition is {condition!r}"
                 )
+    folder = augment.format.partition_by
+    if folder is not None and re.search(r"^[._]|[/\\=%\x00-\x1f\x7f]", folder):
+        raise ValueError(
+            f"augment.format.partition_by is {folder!r}, a column whose name cannot be a folder's (no _ or . first, "
+            "no slash, =, % or control character); leave it out, or rename the column"
+        )
     if augment.classes is not None and condition is None:
         raise ValueError("augment.classes asks for values, but the generator has no generator.condition to ask by")
     if augment.strength is not None and family not in ("vae", "autoencoder"):
