@@ -170,7 +170,9 @@ def written(project: Project) -> dict[str, Any] | None:
 
     Raises:
         OutputError: the output belongs to another job.
+        GateError: its generator is not good enough, by a gate that may be newer.
     """
+    _check_gate(project)
     generator = Generator.load(project.trained().uri, device="cpu")
     return _written(project, document(project, generator, of_project(project, generator)))
 

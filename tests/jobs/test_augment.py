@@ -15,8 +15,10 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from typer.testing import CliRunner
 
 import raygen
+from raygen.cli import app
 from raygen.jobs import augment
 from raygen.jobs.project import Project
 
@@ -163,6 +165,22 @@ def test_a_driver_that_comes_with_other_means_while_one_is_at_work(write: Write,
 
     plan = document(write(rows=120, by=another), "plan")
     assert plan["made_by"]["torch"] == real()["torch"]
+
+
+def test_a_gate_that_was_raised_is_asked_before_a_dataset_is_called_up_to_date(
+    base: dict[str, Any], write: Write, tmp_path: Path
+) -> None:
+    out = write(rows=120)
+    spec = tmp_path / "spec.yaml"
+    document = {**base, "augment": {"output": str(out), "shard_rows": 50, "rows": 120}}
+    spec.write_text(yaml.safe_dump(document))
+    said = CliRunner().invoke(app, ["augment", str(spec)])
+    assert "up to date" in said.output, said.output
+    spec.write_text(yaml.safe_dump({**document, "gate": [{"metric": "label_agreement", "min": 0.99}]}))
+    said = CliRunner().invoke(app, ["augment", str(spec)])
+    assert said.exit_code == 2, said.output
+    assert "has a gate, and is not evaluated yet" in said.output
+    assert "up to date" not in said.output
 
 
 def document(out: Path, name: str) -> dict[str, Any]:
