@@ -309,6 +309,16 @@ def _is_data(name: str) -> bool:
     return name.endswith((".parquet", ".pq")) and not any(part.startswith(("_", ".")) for part in name.split("/"))
 
 
+def holds(path: str, folder: Folder) -> bool:
+    """Whether Parquet that is written to a folder would be read with the source at a path."""
+    if path.startswith(samples.PREFIX):
+        return False
+    place = Folder(path.partition("**")[0] or ".")
+    here, there = (str(it.local.resolve()) if it.local else it.uri for it in (place, folder))
+    below = there.removeprefix(here.rstrip("/") + "/")
+    return below != there and _is_data(f"{below}/data.parquet")
+
+
 def read_footer(folder: Folder, name: str) -> pq.FileMetaData:
     """What the footer of a file says, all of which can be read.
 

@@ -11,7 +11,8 @@ from raygen.datasets.storage import Folder
 from raygen.errors import DataError
 from raygen.spec import DataField, ImageField
 
-STORAGE = "./store"
+STORAGE, BESIDE = "./store", "./_store"
+"""Where a project keeps things; and where, if the data is all around: names that begin with _ are not read as data."""
 LOOKED_AT = 1000
 
 
@@ -54,10 +55,11 @@ def _yaml(name: str, data: str, rows: int, fields: dict[str, DataField], left_ou
         "gate:                           # rules that a generator must meet before rows are written",
         "  - {metric: label_agreement, min: 0.9}",
     ]
+    storage = BESIDE if stream.holds(data, Folder(STORAGE)) else STORAGE
     return "\n".join(
         [
             f"name: {_quoted(name)}",
-            f"storage: {STORAGE}                # or s3://bucket/prefix; runs, generators and datasets live here",
+            f"storage: {storage:<22} # or s3://bucket/prefix; runs, generators and datasets live here",
             "dataset:",
             f"  path: {_quoted(data)}",
             f"  schema:                       # the columns to use, as {min(LOOKED_AT, rows):,} of {rows:,} rows look",

@@ -33,7 +33,9 @@ class Project:
 
         Raises:
             DataError: it is missing, empty, unreadable, or not what the schema says.
+            SpecError: what the jobs write would be part of it the next time.
         """
+        self._check_apart("dataset.path", self.spec.dataset.path)
         if self.looking:
             with tempfile.TemporaryDirectory() as elsewhere:
                 return stream.open_source(self.spec.dataset, Folder(elsewhere))
@@ -91,6 +93,8 @@ class Project:
         path, dataset = self.augment.source, self.spec.dataset
         names = {self.spec.generator.condition} | {name for name, field in dataset.fields.items() if field.kind == "image"}
         needed = {name: field for name, field in dataset.fields.items() if name in names}
+        if path is not None:
+            self._check_apart("augment.source", path)
         source = self.source if path is None else stream.open_source(
             dataset.model_copy(update={"path": path, "fields": needed}), self.storage
         )  # fmt: skip
@@ -100,6 +104,16 @@ class Project:
                 "rename it, or leave it out of the data",
             )
         return source
+
+    def _check_apart(self, name: str, path: str) -> None:
+        """Fail where what the jobs write would be part of what they read the next time."""
+        written = {"storage": self.folder, "augment.output": self.output.folder if self.spec.augment else self.folder}
+        for key, folder in written.items():
+            if stream.holds(path, folder):
+                raise SpecError(
+                    f"{key}: {folder.uri} is in {name}, {path}, and would be read as data",
+                    f"put it elsewhere, or below a folder whose name begins with _ (--set {key}=…)",
+                )
 
     @cached_property
     def output(self) -> Output:

@@ -170,6 +170,22 @@ def test_a_job_before_its_time(project: Path) -> None:
     assert "no generator has been trained for this spec and data" in refused(project, "augment", "spec.yaml")
 
 
+@pytest.mark.parametrize("key", ["storage", "augment.output"])
+def test_an_output_that_would_be_read_as_data(project: Path, key: str) -> None:
+    """Before anything is written there, and not only when it is there."""
+    arguments = ["train", "spec.yaml", "--set", "dataset.path=.", "--set", "storage=_store", "--set", f"{key}=data/out"]
+    said = refused(project, *arguments)
+    assert f"error: {key}: {project}/data/out" in said
+    assert "is in dataset.path, ., and would be read as data" in said
+
+
+def test_a_spec_for_data_all_around(project: Path) -> None:
+    assert raygen("init", ".", folder=project / "data").returncode == 0
+    (spec,) = (project / "data").glob("*.yaml")
+    assert load_spec(spec).storage == "./_store"
+    assert raygen("train", spec, "--dry-run", folder=project / "data").returncode == 0
+
+
 def test_a_storage_that_is_no_folder(project: Path) -> None:
     (project / "store").write_text("a file")
     assert "store" in refused(project, "run", "spec.yaml")

@@ -390,6 +390,31 @@ def test_fewer_row_groups_than_there_were(tmp_path: Path, cut: slice) -> None:
             list(stream.read_rows(str(file), groups, 0, 20, 16))
 
 
+@pytest.mark.parametrize(
+    ("path", "folder", "holds"),
+    [
+        ("data", "data/out", True),
+        ("data/../data/", "data/a/b/c", True),
+        ("data/**/*.parquet", "data/out", True),
+        ("s3://bucket/data", "s3://bucket/data/out", True),
+        ("data", "data/_out", False),
+        ("data", "data/.cache/out", False),
+        ("data", "data", False),
+        ("data", "data-more", False),
+        ("data/out", "data", False),
+        ("data/*.parquet", "data/out", False),
+        ("data/a.parquet", "data/out", False),
+        ("s3://bucket/data", "data/out", False),
+        ("sample:digits", "sample:digits/out", False),
+    ],
+)
+def test_what_would_be_read_with_a_source(
+    path: str, folder: str, holds: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert stream.holds(path, Folder(folder)) is holds
+
+
 def test_a_name_that_is_not_text(tmp_path: Path) -> None:
     folder = write(tmp_path / "data", 20)
     (folder / "sub" / "c.parquet").rename(folder / "sub" / "\udcff.parquet")
