@@ -2,7 +2,8 @@
 
 S3 finds its endpoint and credentials as every client of botocore does (``AWS_ENDPOINT_URL``, ``AWS_PROFILE``, …); fsspec's
 own configuration (``FSSPEC_S3_…``) goes before what is set here. A request that meets a server that is away, cut off or busy
-is repeated for some ten seconds, then it is an error.
+is repeated for some ten seconds, then it is an error. One that takes the connection and never answers is waited for, 8 times
+60 s; so a job asks first, by :meth:`Folder.check_answers`, whether there is any answer within 10 s, or then within 10 more.
 """
 
 import contextlib
@@ -18,16 +19,13 @@ from typing import Any, BinaryIO, NamedTuple
 import fsspec
 from fsspec.utils import glob_translate
 
+from raygen.datasets import s3
 from raygen.errors import OutputError
 
-S3_CONFIG = {"connect_timeout": 3, "read_timeout": 60, "retries": {"total_max_attempts": 1}}
-"""Of botocore: a server may take 60 s to answer. It is s3fs that repeats requests; both would multiply."""
 S3_ATTEMPTS = 8
 """At growing intervals, 10 s in all: with connections that time out, 34 s."""
-S3_BUSY = {"ConditionalRequestConflict", "OperationAborted", "RequestTimeout", "IncompleteBody"}
-"""Errors of S3 below 500 that mean: the same again, please."""
-
-
+S3_FIRST_ANSWER, S3_FIRST_ATTEMPTS = 10, 2
+"""Seconds that the first answer of a job may take, and how often it is asked for."""
 _WILD = re.compile(r"[*?[]")
 
 
@@ -54,7 +52,7 @@ class Folder:
             text = str(Path(text).expanduser().absolute())
         self.uri = text.rstrip("/") or "/"
         try:
-            self.fs, self.path = fsspec.url_to_fs(self.uri, **_options(self.uri))
+            self.fs, self.path = fsspec.url_to_fs(self.uri, **s3.options(self.uri))
         except ImportError as error:
             raise OutputError(f"{self.uri}: {error}", "pip install 'raygen[s3]' for s3:// URIs") from None
         except ValueError as error:
@@ -83,7 +81,7 @@ class Folder:
             try:
                 self.fs.info(self._path(name))
             except FileNotFoundError as error:
-                if _no_bucket(error):
+                if s3.no_bucket(error):
                     raise
                 return False
             return True
@@ -94,7 +92,7 @@ class Folder:
             try:
                 found = [str(path).rstrip("/") for path in self.fs.ls(self.path, detail=False)]
             except FileNotFoundError as error:
-                if _no_bucket(error):
+                if s3.no_bucket(error):
                     raise
                 return []
             return sorted(path.rsplit("/", 1)[-1] for path in found if path != self.path)
@@ -113,7 +111,7 @@ class Folder:
                     if path.startswith(start) and not path.endswith("/")  # a key that stands for a folder
                 }
             except FileNotFoundError as error:
-                if _no_bucket(error):
+                if s3.no_bucket(error):
                     raise
                 return {}
 
@@ -130,11 +128,12 @@ class Folder:
         Raises:
             FileNotFoundError: there is no such file or folder; a pattern that fits nothing finds nothing.
         """
+        self.check_answers()
         with _explained(self.uri):
             try:
                 info = self.fs.info(self.path)
             except FileNotFoundError as error:
-                if _no_bucket(error) or not _WILD.search(self.path):
+                if s3.no_bucket(error) or not _WILD.search(self.path):
                     raise
                 return self._fitting()
             if info["type"] == "directory" or (self.local and self.local.is_dir()):
@@ -234,7 +233,7 @@ class Folder:
                         shutil.copyfileobj(source, file)
                     self._remove([self._path(name)])
             except FileNotFoundError as error:
-                if _no_bucket(error) or self.exists(name):
+                if s3.no_bucket(error) or self.exists(name):
                     raise
 
     def clear(self) -> None:
@@ -249,6 +248,20 @@ class Folder:
                 self._remove([*paths, *sorted(folders, reverse=True), start])
             else:
                 self.fs.rm(self.path, recursive=True)
+
+    def check_answers(self) -> None:
+        """Fail soon where a server takes connections and says nothing; what else may be wrong, later requests tell."""
+        if not self._s3:
+            return
+        config = {**self.fs.config_kwargs, "read_timeout": S3_FIRST_ANSWER}
+        impatient = type(self.fs)(**{**self.fs.storage_options, "config_kwargs": config})
+        impatient.retries = S3_FIRST_ATTEMPTS
+        with _explained(self.uri):
+            try:
+                impatient.call_s3("head_bucket", Bucket=self.fs.split_path(self.path)[0])
+            except Exception as error:
+                if type(error).__name__ == "ReadTimeoutError":
+                    raise
 
     def check_writable(self) -> None:
         """Fail now, with nothing written, where the folder could not be made or written to later."""
@@ -282,7 +295,7 @@ class Folder:
         try:
             self.fs.pipe_file(path, data, mode="create", Metadata={"raygen-mark": mark})
         except OSError as error:
-            if _s3_code(error) != "PreconditionFailed":
+            if s3.error_code(error) != "PreconditionFailed":
                 raise
             with contextlib.suppress(FileNotFoundError):  # it was there a moment ago, and not by us
                 return bool(self.fs.metadata(path).get("raygen-mark") == mark)
@@ -308,33 +321,6 @@ class Folder:
 
     def _uri(self, name: str) -> str:
         return f"{self.uri}/{name}" if name else self.uri
-
-
-def _options(uri: str) -> dict[str, Any]:
-    """How to open a file system: on S3 with bounded time-outs, and without a cache that would show what was there before."""
-    if not uri.startswith(("s3://", "s3a://")):
-        return {}
-    import s3fs.core
-
-    s3fs.core.set_custom_error_handler(_worth_repeating)
-    given = {**fsspec.config.conf.get("s3", {}), **fsspec.config.conf.get("s3a", {})}
-    return {"use_listings_cache": False, "config_kwargs": {**S3_CONFIG, **given.get("config_kwargs", {})}}
-
-
-def _worth_repeating(error: Exception) -> bool:
-    """What s3fs should try again beside what it does by itself: a server that is away or fails, a connection that breaks."""
-    import aiohttp
-    import botocore.exceptions
-
-    known = error if error.__cause__ is None else error.__cause__
-    if getattr(known, "raygen_seen", False):  # s3fs asks again about the last one, around the repeats that have just failed
-        return False
-    known.raygen_seen = True  # type: ignore[attr-defined]
-    if isinstance(error, (botocore.exceptions.ConnectionError, aiohttp.ClientError, ConnectionError)):
-        return True
-    response = getattr(error, "response", None) or {}
-    status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-    return status >= 500 or status == 429 or _s3_code(error) in S3_BUSY
 
 
 def _parents(path: str) -> Iterator[str]:
@@ -375,11 +361,10 @@ def _temporary(target: Path) -> Iterator[Path]:
 def _explained(uri: str, writing: bool = False) -> Iterator[None]:
     """Turn what a storage says into one line that names the URI. A file that cannot be read because it is missing stays a
     FileNotFoundError."""
-    s3 = uri.startswith(("s3://", "s3a://"))
     try:
         yield
     except FileNotFoundError as error:
-        if _no_bucket(error):
+        if s3.no_bucket(error):
             bucket = uri.split("/")[2]
             raise OutputError(
                 f"{uri}: there is no bucket {bucket!r}", "make it, or check its name and AWS_ENDPOINT_URL"
@@ -389,7 +374,7 @@ def _explained(uri: str, writing: bool = False) -> Iterator[None]:
         raise OutputError(f"{uri}: cannot be made ({_reason(error)})", "choose another place") from error
     except PermissionError as error:
         hint = "choose another place, or allow it"
-        if s3:
+        if uri.startswith(("s3://", "s3a://")):
             hint = "check the credentials (AWS_PROFILE, AWS_ACCESS_KEY_ID, …) and what they may do"
         raise OutputError(f"{uri}: no permission ({_reason(error)})", hint) from error
     except NotADirectoryError as error:
@@ -408,18 +393,6 @@ def _hint(error: Exception) -> str | None:
             return "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
         return "check AWS_ENDPOINT_URL and that the server is up, then run the same command again"
     return "mend that, then run the same command again" if isinstance(error, OSError) else None
-
-
-def _s3_code(error: BaseException) -> str:
-    """What S3 calls an error, where it is one of S3's; s3fs keeps its answer as the cause."""
-    for found in (error, error.__cause__):
-        if response := getattr(found, "response", None):
-            return str(response.get("Error", {}).get("Code", ""))
-    return ""
-
-
-def _no_bucket(error: BaseException) -> bool:
-    return _s3_code(error) == "NoSuchBucket" or getattr(error.__cause__, "operation_name", "") == "HeadBucket"
 
 
 def _reason(error: Exception) -> str:

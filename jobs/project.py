@@ -36,6 +36,7 @@ class Project:
             SpecError: what the jobs write would be part of it the next time.
         """
         self._check_apart("dataset.path", self.spec.dataset.path)
+        self.storage.check_answers()
         if self.looking:
             with tempfile.TemporaryDirectory() as elsewhere:
                 return stream.open_source(self.spec.dataset, Folder(elsewhere))

@@ -70,6 +70,7 @@ def verify(folder: Folder, rows: int | None = 1000, generator: Folder | None = N
     Raises:
         OutputError: there is no committed dataset, or what it was made from is not there any more.
     """
+    folder.check_answers()
     output = Output(folder)
     manifest = output.recorded()
     if manifest is None:

@@ -18,6 +18,7 @@ import pytest
 from s3 import Fault, Proxy, Server, clients, nobody_home
 
 from raygen.datasets import storage, stream
+from raygen.datasets.s3 import CONFIG
 from raygen.datasets.storage import Folder
 from raygen.errors import DataError, OutputError, RaygenError
 
@@ -202,7 +203,7 @@ def test_an_answer_may_take_longer_than_s3fs_would_wait() -> None:
 def test_the_users_own_configuration_goes_first(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(fsspec.config.conf, "s3", {"config_kwargs": {"read_timeout": 7}, "endpoint_url": "http://mine"})
     fs = Folder("s3://data").fs
-    assert fs.config_kwargs == {**storage.S3_CONFIG, "read_timeout": 7}
+    assert fs.config_kwargs == {**CONFIG, "read_timeout": 7}
     assert fs.endpoint_url == "http://mine"
 
 
@@ -325,10 +326,27 @@ def test_an_endpoint_that_is_down_is_given_up(s3: str, s3_server: Server) -> Non
 
 
 def test_an_endpoint_that_does_not_answer_is_given_up(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(storage.S3_CONFIG, "connect_timeout", 0.3)
+    monkeypatch.setitem(CONFIG, "connect_timeout", 0.3)
     monkeypatch.setattr(storage, "S3_ATTEMPTS", 4)  # 34 s with what is set
     with nobody_home() as url, clients({"AWS_ENDPOINT_URL": url}):
         assert "Connect timeout on endpoint URL" in refused(READS[0], Folder(s3), 10)
+
+
+def test_a_server_that_says_nothing_is_given_up_soon(s3: str, s3_proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage, "S3_FIRST_ANSWER", 1)  # 20 s with what is set
+    s3_proxy.order(Fault("request", "stall", seconds=60))
+    for act in (lambda: stream.scan(s3, NOWHERE), Folder(s3).check_answers):
+        start = time.perf_counter()
+        with pytest.raises(OutputError, match="Read timeout on endpoint URL"):
+            act()
+        assert time.perf_counter() - start < 10
+    assert len(s3_proxy.struck) == 2 * storage.S3_FIRST_ATTEMPTS
+
+
+def test_what_answers_may_be_away_for_a_moment(s3: str) -> None:
+    for url in ("http://127.0.0.1:9", "http://nowhere.invalid"):
+        with clients({"AWS_ENDPOINT_URL": url}):
+            Folder(s3).check_answers()  # later requests wait longer
 
 
 def test_a_server_that_dies_while_a_file_is_read(s3: str, s3_server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
