@@ -200,7 +200,7 @@ def _write(project: Project, planned: Plan, artifact: Folder, output: Output, to
     told = work(asked, planned, artifact, output)
     # In-memory items need no read task, so workers may hold every CPU.
     items = ray.data.from_items(
-        [{"shard": json.dumps(shard.to_json())} for shard in todo], override_num_blocks=min(len(todo), MOST_BLOCKS)
+        [{"shard": shard.to_json()} for shard in todo], override_num_blocks=min(len(todo), MOST_BLOCKS)
     )
     gpus, cpus = resources()
     workers = min(len(todo), (gpus or cpus) if asked.workers == "auto" else asked.workers)
@@ -290,7 +290,7 @@ class _Writer:
 
     def __call__(self, items: dict[str, Any]) -> Iterator[dict[str, Any]]:
         for text in items["shard"]:
-            shard = Shard.from_json(json.loads(text))
+            shard = Shard.from_json(text)
             began = time.monotonic()
             receipt = self.maker.write(self.output, shard, self.maker.tables(shard))
             yield self.metrics.count(self.maker.plan.size(shard), receipt.bytes, time.monotonic() - began)
@@ -304,7 +304,7 @@ def _here(work: Work) -> tuple[Maker, Output, _Metrics]:
 
 def _read(items: dict[str, Any], work: Work) -> dict[str, Any]:
     maker, _, _ = _here(work)
-    shard = Shard.from_json(json.loads(items["shard"][0]))
+    shard = Shard.from_json(items["shard"][0])
     return {"shard": items["shard"], "pieces": _object(list(maker.read(shard)))}
 
 
@@ -321,7 +321,7 @@ class _Making:
 
 def _write_made(items: dict[str, Any], work: Work) -> dict[str, Any]:
     maker, output, metrics = _here(work)
-    shard = Shard.from_json(json.loads(items["shard"][0]))
+    shard = Shard.from_json(items["shard"][0])
     began = time.monotonic()
     receipt = maker.write(output, shard, (maker.table(piece, made) for piece, made in items["pieces"][0]))
     return metrics.count(maker.plan.size(shard), receipt.bytes, time.monotonic() - began)

@@ -1,5 +1,6 @@
 """The plan of a dataset: which rows, in which shards, showing what. A pure function, so nobody has to remember anything."""
 
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -40,12 +41,13 @@ class Shard(NamedTuple):
     def rows(self) -> range:
         return range(self.start, self.stop)
 
-    def to_json(self) -> list[Any]:
-        return [*self[:4], self.split and list(self.split)]
+    def to_json(self) -> str:
+        """As text, which Ray Data hands on."""
+        return json.dumps(self)
 
     @classmethod
-    def from_json(cls, state: Sequence[Any]) -> "Shard":
-        number, file, start, stop, split = state
+    def from_json(cls, text: str) -> "Shard":
+        number, file, start, stop, split = json.loads(text)
         return cls(number, file, start, stop, split and Split(*split))
 
 

@@ -271,7 +271,7 @@ def _spread(checks: list[Check], work: augment.Work, exact: bool) -> Iterator[tu
 
     gpus, cpus = augment.resources()
     workers = max(1, min(len(checks), gpus or cpus))
-    items = [{"shard": json.dumps(check.shard.to_json()), "at": check.at} for check in checks]
+    items = [{"shard": check.shard.to_json(), "at": check.at} for check in checks]
     blocks = max(1, min(len(items), augment.MOST_BLOCKS))
     found = ray.data.from_items(items, override_num_blocks=blocks).map_batches(
         _Checker,
@@ -293,9 +293,7 @@ class _Checker:
         self.maker, self.output, self.exact = work.maker(), Output(Folder(work.output)), exact
 
     def __call__(self, items: dict[str, Any]) -> dict[str, Any]:
-        checks = (
-            Check(Shard.from_json(json.loads(text)), int(at)) for text, at in zip(items["shard"], items["at"], strict=True)
-        )
+        checks = (Check(Shard.from_json(text), int(at)) for text, at in zip(items["shard"], items["at"], strict=True))
         found = [self.check(check) for check in checks]
         return {"rows": [rows for rows, _ in found], "problems": [json.dumps(problems) for _, problems in found]}
 

@@ -101,7 +101,7 @@ def test_the_stages_for_gpus_one_by_one(write: Write, asked: dict[str, Any]) -> 
         work = augment.work(project.augment, planned, artifact, output)
         work = pickle.loads(pickle.dumps(work))
         for shard in todo:
-            read = augment._read({"shard": np.array([json.dumps(shard.to_json())], object)}, work)
+            read = augment._read({"shard": np.array([shard.to_json()], object)}, work)
             made = augment._Making(work)(pickle.loads(pickle.dumps(read)))
             assert augment._write_made(pickle.loads(pickle.dumps(made)), work) == {
                 "rows": [planned.size(shard)],

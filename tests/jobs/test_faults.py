@@ -164,9 +164,8 @@ def test_connections_to_s3_break(scene: Build, s3: str, s3_server: Server) -> No
         job.recover()
 
 
-@pytest.mark.parametrize("on_s3", [True])
-def test_two_drivers_of_one_dataset(on_s3: bool, scene: Build, s3: str, s3_server: Server) -> None:
-    job = scene(Bucket(s3_server, s3) if on_s3 else None)
+def test_two_drivers_of_one_dataset(scene: Build, s3: str, s3_server: Server) -> None:
+    job = scene(Bucket(s3_server, s3))
     one_each = ["--set", "augment.workers=1"]
     with job.watched(), job.command(*one_each) as one, job.command(*one_each) as two:
         ended = [one.end(), two.end()]
@@ -174,11 +173,8 @@ def test_two_drivers_of_one_dataset(on_s3: bool, scene: Build, s3: str, s3_serve
     job.check()
 
 
-@pytest.mark.parametrize("on_s3", [False])
-def test_two_jobs_on_one_output(
-    on_s3: bool, scene: Build, undisturbed: Callable[..., faults.Hashes], s3: str, s3_server: Server
-) -> None:
-    job = scene(Bucket(s3_server, s3) if on_s3 else None)
+def test_two_jobs_on_one_output(scene: Build, undisturbed: Callable[..., faults.Hashes]) -> None:
+    job = scene()
     with job.command() as one, job.command(*OTHER) as two:
         ended = [one.end(), two.end()]
     assert sorted(end.code for end in ended) == [0, 2], ended
