@@ -14,6 +14,9 @@ from PIL import Image, UnidentifiedImageError
 from raygen.errors import DataError
 from raygen.spec import ImageField
 
+FILTERED_AT_ONCE = 4 << 20
+"""Bytes of pictures, of which a few copies are held on their way to PNG."""
+
 
 def tensor_shape(kind: pa.DataType) -> tuple[int, int, int] | None:
     """The ``(height, width, channels)`` of a column of fixed-size tensors, or None where it is not one.
@@ -127,16 +130,28 @@ def _pngs(images: np.ndarray) -> list[bytes]:
     2 for the differences from the line above, which compress better unless the picture is flat, like a drawing.
     """
     n, channels, height, width = images.shape
+    first = b"\x89PNG\r\n\x1a\n" + _chunk(
+        b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2 if channels == 3 else 0, 0, 0, 0)
+    )
+    last = _chunk(b"IEND", b"")
+    at_once = max(1, FILTERED_AT_ONCE // (channels * height * width))
+    return [
+        first + _chunk(b"IDAT", zlib.compress(picture.tobytes(), 3)) + last
+        for start in range(0, n, at_once)
+        for picture in _filtered(images[start : start + at_once])
+    ]
+
+
+def _filtered(images: np.ndarray) -> np.ndarray:
+    """The lines of pictures as PNG has them: uint8 ``(n, height, 1 + width * channels)``."""
+    n, channels, height, width = images.shape
     lines = images.transpose(0, 2, 3, 1).reshape(n, height, width * channels)
     filtered = np.empty((n, height, 1 + width * channels), np.uint8)
     flat = (lines + np.uint8(1) < 2).mean((1, 2)) > 0.5  # most bytes are 0 or 255
     filtered[:, :, 0] = np.where(flat, 0, 2)[:, None]
     filtered[:, :, 1:] = lines
     filtered[~flat, 1:, 1:] -= lines[~flat, :-1]
-    colour = 2 if channels == 3 else 0
-    header = struct.pack(">IIBBBBB", width, height, 8, colour, 0, 0, 0)
-    first, last = b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", header), _chunk(b"IEND", b"")
-    return [first + _chunk(b"IDAT", zlib.compress(picture.tobytes(), 3)) + last for picture in filtered]
+    return filtered
 
 
 def _chunk(name: bytes, data: bytes) -> bytes:

@@ -2,6 +2,7 @@
 
 import io
 import pickle
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -351,3 +352,16 @@ def test_no_bytes_raise_anything_else(form: str, at: float, new: bytes, cut: int
     else:
         assert pixels.ndim == 3
         assert pixels.shape[2] in (1, 3)
+
+
+def test_memory_does_not_grow_with_the_number_of_pictures() -> None:
+    """Beside what is made, whatever is held of large pictures at a time is bounded."""
+    pictures = np.broadcast_to(np.random.default_rng(0).integers(0, 2, (1, 3, 512, 512), np.uint8), (40, 3, 512, 512))
+    tracemalloc.start()
+    try:
+        made = images.encode(pictures, pa.binary())
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert made.to_pylist() == images.encode(pictures[:1], pa.binary()).to_pylist() * 40
+    assert peak < pictures.nbytes
