@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import psutil
-from s3 import Server
+from s3 import Server, free_ports
 
 RAYGEN = str(Path(sys.executable).with_name("raygen"))
 PATIENCE = 240.0
@@ -313,7 +313,9 @@ def nodes(cpus: int) -> Iterator[Any]:
         before = os.environ.get("RAY_TMPDIR")
         os.environ["RAY_TMPDIR"] = folder
         try:
-            cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": cpus, "include_dashboard": False})
+            port = free_ports()  # the usual one has to be free even where there is no dashboard
+            head = {"num_cpus": cpus, "include_dashboard": False, "dashboard_port": port}
+            cluster = Cluster(initialize_head=True, head_node_args=head)
         finally:
             if before is None:
                 del os.environ["RAY_TMPDIR"]
