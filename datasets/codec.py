@@ -30,10 +30,15 @@ class Codec:
 
     @classmethod
     def of(cls, fields: Mapping[str, DataField], arrow: pa.Schema, categories: Mapping[str, Category]) -> "Codec":
-        """A codec of the columns that the fields name, in the order of the source."""
+        """A codec of the columns that the fields name, in the order of the source, and with its types, but for tensors of
+        another size than the field's."""
         metadata = {key: value for key, value in (arrow.metadata or {}).items() if key != b"pandas"}  # names an index
         chosen = pa.schema([field for field in arrow if field.name in fields], metadata=metadata or None)
         ordered = {name: fields[name] for name in chosen.names}
+        for name, field in ordered.items():
+            if isinstance(field, ImageField):
+                kind = images.stored_type("source", chosen.field(name).type, field)
+                chosen = schema.with_column_type(chosen, name, kind)
         return cls(ordered, chosen, {name: categories[name] for name in ordered if name in categories})
 
     def select(self, names: Iterable[str | None]) -> "Codec":

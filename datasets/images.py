@@ -1,15 +1,16 @@
 """Images between Arrow and arrays: PNG or JPEG bytes, Hugging Face's struct, and fixed-size tensors."""
 
+import contextlib
 import io
 import math
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.types as at
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from raygen.errors import DataError
 from raygen.spec import ImageField
@@ -38,11 +39,12 @@ def tensor_shape(kind: pa.DataType) -> tuple[int, int, int] | None:
 
 def stored_type(stored: str, source: pa.DataType, field: ImageField) -> pa.DataType:
     """The Arrow type of pictures stored as in the ``source``, as ``png`` (Hugging Face's struct of bytes and path), or as
-    ``tensor``: uint8 of shape (height, width, channels)."""
+    ``tensor``: uint8 of shape (height, width, channels), as are those of a source whose tensors are of another size."""
+    shape = (field.height, field.width, field.channels)
     if stored == "png" and not at.is_struct(source):
         return pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-    if stored == "tensor":
-        return pa.fixed_shape_tensor(pa.uint8(), (field.height, field.width, field.channels))
+    if stored == "tensor" or tensor_shape(source) not in (None, shape):
+        return pa.fixed_shape_tensor(pa.uint8(), shape)
     return source
 
 
@@ -57,7 +59,8 @@ def decode(column: pa.Array, field: ImageField, where: Callable[[int], str]) -> 
         uint8, ``(n, channels, height, width)``.
 
     Raises:
-        DataError: a null, bytes that are no image, or an image of another size; file and row are named.
+        DataError: a null, bytes that are no image, or an image of another size where the field does not say how to resize
+            it; file and row are named.
     """
     if column.null_count:
         row = int(np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False))[0])
@@ -75,9 +78,8 @@ def decode(column: pa.Array, field: ImageField, where: Callable[[int], str]) -> 
             pixels = decode_one(data, field.channels)
         except ValueError as error:
             raise DataError(f"{where(row)}: {error}", "remove that row, or write the picture again") from None
-        if pixels.shape[:2] != (field.height, field.width):
-            _wrong_size(where(row), pixels.shape, field)
-        images[row] = pixels.transpose(2, 0, 1)
+        _check_size(where(row), pixels.shape, field)
+        images[row] = resized(pixels, field).transpose(2, 0, 1)
     return images
 
 
@@ -103,22 +105,72 @@ def encode(images: np.ndarray, kind: pa.DataType) -> pa.Array:
 def decode_one(data: bytes, channels: int | None = None) -> np.ndarray:
     """The pixels of an image file: uint8, ``(height, width, channels)``; its own channels (1 or 3) where not given.
 
+    What is transparent is laid on white, which is what icons and drawings are made to be seen on: the colours that a file
+    has where nothing is to be seen are arbitrary. A picture is not turned as its EXIF says.
+
     Raises:
         ValueError: the bytes are not a whole image.
     """
+    with _opened(data) as image:
+        if image.mode in ("I", "F"):
+            raise ValueError("its pixels have no known range")
+        deep = image.mode.startswith("I;16")  # Pillow would clip at 255
+        picture = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)) if deep else image
+        channels = channels or _channels(image)
+        if picture.has_transparency_data:
+            picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture.convert("RGBA"))
+        pixels = np.asarray(picture.convert("L" if channels == 1 else "RGB"))
+    return pixels.reshape(*pixels.shape[:2], channels)
+
+
+def file_shape(data: bytes) -> tuple[int, int, int]:
+    """The ``(height, width, channels)`` of an image file, by its head alone.
+
+    Raises:
+        ValueError: the bytes are not an image.
+    """
+    with _opened(data) as image:
+        return image.height, image.width, _channels(image)
+
+
+def resized(pixels: np.ndarray, field: ImageField) -> np.ndarray:
+    """A picture in the size of the field, as its ``resize`` says: uint8, ``(height, width, channels)``.
+
+    Pillow's bicubic filter covers all the pixels that become one, so that nothing is aliased (Parmar et al. 2022,
+    arXiv 2104.11222).
+    """
+    height, width, channels = pixels.shape
+    frame = field.width, field.height
+    if (width, height) == frame:
+        return pixels
+    picture = Image.fromarray(pixels[..., 0] if channels == 1 else pixels)
+    if field.resize == "crop":
+        picture = ImageOps.fit(picture, frame, Image.Resampling.BICUBIC)
+    elif field.resize == "stretch":
+        picture = picture.resize(frame, Image.Resampling.BICUBIC)
+    else:
+        scale = min(field.width / width, field.height / height)
+        inside = max(1, round(width * scale)), max(1, round(height * scale))
+        padded = Image.new(picture.mode, frame)
+        corner = (field.width - inside[0]) // 2, (field.height - inside[1]) // 2
+        padded.paste(picture.resize(inside, Image.Resampling.BICUBIC), corner)
+        picture = padded
+    return np.asarray(picture).reshape(field.height, field.width, channels)
+
+
+@contextlib.contextmanager
+def _opened(data: bytes) -> Iterator[Image.Image]:
+    """An image file for the length of the block, in which all that is wrong with it is a ValueError."""
     try:
         with Image.open(io.BytesIO(data)) as image:
-            if image.mode in ("I", "F"):
-                raise ValueError("its pixels have no known range")
-            deep = image.mode.startswith("I;16")  # Pillow would clip at 255
-            picture = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)) if deep else image
-            if channels is None:
-                channels = 1 if picture.mode in ("1", "L", "LA") else 3
-            pixels = np.asarray(picture.convert("L" if channels == 1 else "RGB"))
+            yield image
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         reason = "not an image" if isinstance(error, UnidentifiedImageError) else str(error)
         raise ValueError(f"{len(data)} bytes cannot be read as an image ({reason})") from None
-    return pixels.reshape(*pixels.shape[:2], channels)
+
+
+def _channels(image: Image.Image) -> int:
+    return 1 if image.mode in ("1", "L", "LA") or image.mode.startswith("I;16") else 3
 
 
 def _pngs(images: np.ndarray) -> list[bytes]:
@@ -158,11 +210,19 @@ def _chunk(name: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(data, zlib.crc32(name)))
 
 
-def _wrong_size(where: str, shape: tuple[int, ...], field: ImageField) -> None:
-    raise DataError(
-        f"{where}: the image is {shape[0]} x {shape[1]} pixels, the schema says {field.height} x {field.width}",
-        "give pictures of one size, or change height and width in dataset.schema",
-    )
+def _check_size(where: str, shape: tuple[int, ...], field: ImageField) -> None:
+    """Fail where a picture of the shape (height, width, channels) is not what the field says, and cannot be made so."""
+    height, width, channels = shape
+    if channels != field.channels:  # of tensors; files take those of the field
+        raise DataError(
+            f"{where}: the image has {channels} channels, the schema says {field.channels}",
+            "change channels in dataset.schema",
+        )
+    if field.resize is None and (height, width) != (field.height, field.width):
+        raise DataError(
+            f"{where}: the image is {height} x {width} pixels, the schema says {field.height} x {field.width}",
+            "change height and width in dataset.schema, or add resize to it: crop, pad or stretch",
+        )
 
 
 def _layout(kind: pa.DataType) -> tuple[tuple[int, ...] | None, pa.DataType]:
@@ -187,8 +247,7 @@ def _decode_tensors(column: pa.Array, field: ImageField, where: Callable[[int], 
     found = tensor_shape(column.type)
     assert shape is not None
     assert found is not None
-    if found != (field.height, field.width, field.channels):
-        _wrong_size(where(0), found, field)
+    _check_size(where(0), found, field)
     values = column.storage if isinstance(column.type, pa.BaseExtensionType) else column
     while at.is_nested(values.type):
         if values.null_count:
@@ -207,8 +266,15 @@ def _decode_tensors(column: pa.Array, field: ImageField, where: Callable[[int], 
         )
     images: np.ndarray = pixels.astype(np.uint8)
     if len(shape) == 2:
-        return images[:, None]
-    return images if _channels_first(shape) else np.ascontiguousarray(images.transpose(0, 3, 1, 2))
+        images = images[:, None]
+    elif not _channels_first(shape):
+        images = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
+    if found[:2] == (field.height, field.width):
+        return images
+    sized = np.empty((len(images), field.channels, field.height, field.width), np.uint8)
+    for row, image in enumerate(images):
+        sized[row] = resized(image.transpose(1, 2, 0), field).transpose(2, 0, 1)
+    return sized
 
 
 def _channels_first(shape: tuple[int, ...]) -> bool:

@@ -1,19 +1,22 @@
 """Fields against Arrow types: whether a column can be read as the schema says, and what a schema for given data is."""
 
+import contextlib
 import importlib
 import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.types as at
 from pydantic import ValidationError
 
-from raygen.datasets.images import decode_one, tensor_shape
+from raygen.datasets.images import decode_one, file_shape, tensor_shape
 from raygen.errors import DataError
 from raygen.spec import CategoryField, DataField, ImageField, did_you_mean
 
 MAX_CATEGORIES = 1000  # more distinct values than this are text or identifiers, not a category
+RESIZED = 64  # the most pixels a side that are proposed for pictures of several sizes
 
 
 def check(fields: Mapping[str, DataField], arrow: pa.Schema, where: str) -> None:
@@ -147,21 +150,38 @@ def _is_category(kind: pa.DataType) -> bool:
 
 
 def _image_field(column: pa.Array) -> ImageField:
-    """The size of the first picture.
+    """The size of the pictures; where they have several, their median one, made small enough to try.
 
     Raises:
         ValueError: there is no picture that can be read.
     """
     shape = tensor_shape(column.type)
-    if shape is not None:
-        height, width, channels = shape
-    else:
-        first = next((value.as_py() for value in column if value.is_valid), None)
-        data = first.get("bytes") if isinstance(first, dict) else first
-        if data is None:
-            raise ValueError("no picture in the first rows")
-        height, width, channels = decode_one(data).shape
+    shapes = [shape] if shape is not None else _shapes(column)
+    height, width, channels = shapes[0]
+    resize = None
+    if len({found[:2] for found in shapes}) > 1:
+        resize, channels = "crop", max(found[2] for found in shapes)
+        sides = np.median([found[:2] for found in shapes], axis=0)
+        height, width = (max(8, round(side)) for side in sides * min(1, RESIZED / sides.max()))
     try:
-        return ImageField.model_validate({"height": height, "width": width, "channels": channels})
+        return ImageField.model_validate({"height": height, "width": width, "channels": channels, "resize": resize})
     except ValidationError:
         raise ValueError(f"{height} x {width} pixels; pictures of 8 to 1024 pixels a side can be made") from None
+
+
+def _shapes(column: pa.Array) -> list[tuple[int, int, int]]:
+    """Of the image files of a column: the first is read as a whole, and others that cannot be read are for training to name.
+
+    Raises:
+        ValueError: there is none, or the first cannot be read.
+    """
+    column = column.drop_null()
+    files = (column.field("bytes") if at.is_struct(column.type) else column).drop_null()
+    if not len(files):
+        raise ValueError("no picture in the first rows")
+    height, width, channels = decode_one(files[0].as_py()).shape
+    shapes = [(height, width, channels)]
+    for data in files[1:]:
+        with contextlib.suppress(ValueError):
+            shapes.append(file_shape(data.as_py()))
+    return shapes

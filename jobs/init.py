@@ -47,7 +47,7 @@ def first_spec(data: str) -> str:
 
 
 def _yaml(name: str, data: str, rows: int, fields: dict[str, DataField], left_out: dict[str, str], label: str | None) -> str:
-    columns = [f"    {_quoted(column)}: {_flow(field)}" for column, field in fields.items()]
+    columns = [f"    {_quoted(column)}: {_flow(field)}{_resized(field)}" for column, field in fields.items()]
     columns += [f"    # {_printable(column)}: left out: {_printable(reason)}" for column, reason in left_out.items()]
     condition = f", condition: {_quoted(label)}" if label else ""
     balance = f", balance: {_quoted(label)}" if label else ""
@@ -81,6 +81,13 @@ def _yaml(name: str, data: str, rows: int, fields: dict[str, DataField], left_ou
 
 def _flow(field: DataField) -> str:
     return "{" + ", ".join(f"{key}: {value}" for key, value in field.model_dump().items()) + "}"
+
+
+def _resized(field: DataField) -> str:
+    """A comment on a choice that has to be made, where pictures are of several sizes."""
+    if not isinstance(field, ImageField) or field.resize is None:
+        return ""
+    return "  # of several sizes: crop cuts what is left over, pad adds black bars, stretch does neither"
 
 
 def _quoted(text: str) -> str:

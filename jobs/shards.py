@@ -49,8 +49,9 @@ class Maker:
 
     def __post_init__(self) -> None:
         self.codec = self.generator.codec.with_images(self.format.images)
-        self.image, _ = self.codec.image
+        self.image, field = self.codec.image
         self.kind = self.codec.arrow.field(self.image).type
+        self.resizes = field.resize is not None
         self.variants, self.real = (self.plan.of.variants, self.plan.of.real) if self.plan.of else (0, False)
         tile = self.generator.tile
         self.batch = max(tile, ROWS_AT_ONCE // max(1, self.variants + self.real) // tile * tile)
@@ -76,11 +77,15 @@ class Maker:
             rows = range(start, start := start + len(table))
             if self.plan.new is not None:
                 table = table.select(self.codec.arrow.names)
-            if self.variants or table.schema.field(self.image).type != self.kind:
+            if self.variants or not self._kept(table):
                 yield self._encoded(rows, table, file, row)
             else:
                 yield Piece(rows, None, None, table)
             row += len(table)
+
+    def _kept(self, table: pa.Table) -> bool:
+        """Whether the pictures of real rows are written as they are, byte by byte."""
+        return table.schema.field(self.image).type == self.kind and not self.resizes
 
     def _encoded(self, rows: range, table: pa.Table, file: str, row: int) -> Piece:
         batch = self.generator.codec.encode(table, lambda index: f"{file}, row {row + index}")
@@ -115,8 +120,9 @@ class Maker:
         columns = [images.encode(part, self.kind) for part in made]
         if self.real:
             real = piece.table[self.image].combine_chunks()
-            same = real.type == self.kind
-            columns.insert(0, real if same or piece.images is None else images.encode(piece.images, self.kind))
+            if piece.images is not None and not self._kept(piece.table):
+                real = images.encode(piece.images, self.kind)
+            columns.insert(0, real)
         order = np.arange(n * copies).reshape(copies, n).T.reshape(-1)  # each row's copies one behind the other
         table = piece.table.replace_schema_metadata(
             {key: value for key, value in (piece.table.schema.metadata or {}).items() if key != b"pandas"}

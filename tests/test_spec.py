@@ -93,6 +93,18 @@ def test_what_the_documents_show_is_a_spec(file: str, tmp_path: Path) -> None:
     assert (spec.name, spec.generator.family, spec.train.workers) == ("digits", "gan", 2)
 
 
+@pytest.mark.parametrize("way", ["crop", "pad", "stretch", None])
+def test_resize(file: Path, way: str | None) -> None:
+    text = DOCUMENTED.replace("channels: 1}", f"channels: 1, resize: {way or 'null'}}}")
+    file.write_text(text)
+    spec = load_spec(file)
+    assert spec.dataset.fields["image"].model_dump().get("resize") == way
+    assert load_spec(yaml.safe_load(spec.to_yaml())) == spec
+    error = refused(file, text.replace(f"resize: {way or 'null'}", "resize: cropp"))
+    assert "unknown resize 'cropp' at dataset.schema.image.resize; did you mean 'crop'?" in error.what
+    assert error.hint == "known: crop, pad, stretch"
+
+
 def test_the_documented_spec_loads(file: Path) -> None:
     file.write_text(DOCUMENTED)
     spec = load_spec(file)

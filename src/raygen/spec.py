@@ -33,12 +33,20 @@ class Strict(BaseModel):
 
 
 class ImageField(Strict):
-    """A picture: PNG or JPEG bytes, Hugging Face's struct of bytes and path, or a fixed-size tensor."""
+    """A picture: PNG or JPEG bytes, Hugging Face's struct of bytes and path, or a fixed-size tensor.
+
+    Attributes:
+        resize: how a picture of another size is brought to this one: it fills the frame, and what is left over is cut off
+            on both sides (``crop``); it fits into the frame, between black bars (``pad``); or its shape is changed
+            (``stretch``). Without it such a picture is an error.
+    """
 
     kind: Literal["image"] = "image"
     height: Annotated[int, Field(ge=8, le=1024)]
     width: Annotated[int, Field(ge=8, le=1024)]
     channels: Literal[1, 3] = 3
+    # Left out where there is none, so that runs and generators that never resized keep their digests.
+    resize: Annotated[Literal["crop", "pad", "stretch"] | None, Field(exclude_if=lambda way: way is None)] = None
 
 
 class CategoryField(Strict):

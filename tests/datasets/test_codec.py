@@ -184,3 +184,29 @@ def test_parquet_reads_back_what_was_decoded() -> None:
         buffer = io.BytesIO()
         pq.write_table(codec.decode(codec.encode(table)), buffer)
         assert pq.read_table(buffer).schema.equals(codec.arrow, check_metadata=False)
+
+
+def test_a_field_that_resizes_nothing_is_kept_as_before_there_was_resize() -> None:
+    assert fitted(source()).to_json()["fields"]["image"] == {"kind": "image", "height": 8, "width": 8, "channels": 1}
+
+
+@pytest.mark.parametrize(
+    ("image", "written"),
+    [
+        (STRUCT, STRUCT),
+        (pa.binary(), pa.binary()),
+        (pa.fixed_shape_tensor(pa.float32(), [8, 8, 1]), pa.fixed_shape_tensor(pa.uint8(), [10, 12, 1])),
+        (pa.list_(pa.list_(pa.uint8(), 8), 8), pa.fixed_shape_tensor(pa.uint8(), [10, 12, 1])),
+    ],
+    ids=str,
+)
+def test_resized_pictures_are_written_in_their_new_size(image: pa.DataType, written: pa.DataType) -> None:
+    """In the source's type, unless that says the old size."""
+    table = source(image)
+    codec = fitted(table, {**FIELDS, "image": ImageField(height=10, width=12, channels=1, resize="crop")})
+    assert Codec.from_json(json.loads(json.dumps(codec.to_json()))) == codec
+    batch = codec.encode(table)
+    assert batch["image"].shape == (6, 1, 10, 12)
+    back = codec.decode(batch)
+    assert back.schema.field("image").type == written
+    np.testing.assert_array_equal(codec.encode(back)["image"], batch["image"])

@@ -334,6 +334,147 @@ def test_a_tensor_of_another_size_is_named() -> None:
         images.decode(column, field(1, 8, 9), where)
 
 
+def test_a_tensor_of_other_channels_is_named() -> None:
+    column = images.encode(pictures(1), nested(pa.uint8(), SIZE, SIZE))
+    with pytest.raises(DataError, match=r"row 0: the image has 1 channels, the schema says 3"):
+        images.decode(column, framed("crop", channels=3), where)
+
+
+# --- pictures of other sizes
+
+SIZES = [(16, 24), (24, 16), (1, 40), (40, 1), (1, 1), (7, 9), (300, 11), (64, 64), (12, 8)]
+"""Height and width: landscape, portrait, a line, a pixel, odd, narrow, square, and the frame's own."""
+
+
+def framed(resize: str | None, channels: int = 1, height: int = 12, width: int = 8) -> ImageField:
+    return ImageField.model_validate({"height": height, "width": width, "channels": channels, "resize": resize})
+
+
+def framed_pixels(image: np.ndarray, resize: str, height: int = 12, width: int = 8) -> np.ndarray:
+    """A picture ``(channels, height, width)`` as it is read into a frame."""
+    column = pa.array([as_file(image)])
+    return images.decode(column, framed(resize, len(image), height, width), where)[0]
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("resize", ["crop", "pad", "stretch"])
+def test_any_size_fits_the_frame(resize: str, channels: int, size: tuple[int, int]) -> None:
+    image = pictures(channels, *size, rows=1)[0]
+    read = framed_pixels(image, resize)
+    assert read.shape == (channels, 12, 8)
+    np.testing.assert_array_equal(framed_pixels(image, resize), read)
+    if size == (12, 8):
+        np.testing.assert_array_equal(read, image)
+    colour = np.full((channels, *size), 200, np.uint8)
+    seen = framed_pixels(colour, resize)
+    if resize == "pad":
+        height, width = size
+        scale = min(12 / height, 8 / width)
+        inside = max(1, round(height * scale)), max(1, round(width * scale))
+        assert (seen[0] == 200).sum() == inside[0] * inside[1] == (seen[0] > 0).sum()  # the rest is black
+        assert abs(int((seen[0, :6] > 0).sum()) - int((seen[0, 6:] > 0).sum())) <= inside[1]  # and on both sides
+    else:
+        assert (seen == 200).all()
+
+
+def stripes(height: int, width: int) -> np.ndarray:
+    """Three bands along the longer side, of which the middle one is a square."""
+    image = np.zeros((1, height, width), np.uint8)
+    if height > width:
+        image[:, : (height - width) // 2], image[:, (height + width) // 2 :] = 100, 200
+    else:
+        image[:, :, : (width - height) // 2], image[:, :, (width + height) // 2 :] = 100, 200
+    return image
+
+
+@pytest.mark.parametrize(("height", "width"), [(96, 32), (32, 96)], ids=["portrait", "landscape"])
+def test_what_each_way_keeps(height: int, width: int) -> None:
+    image = stripes(height, width)
+    long = 1 if height > width else 2
+    cropped = np.moveaxis(framed_pixels(image, "crop", 16, 16), long, 1)[0]
+    assert not cropped[1:-1].any()  # the middle alone; the filter sees a little of what is beyond
+    assert cropped.max() < 20
+    stretched = np.moveaxis(framed_pixels(image, "stretch", 18, 18), long, 1)[0]
+    assert (stretched[[2, 9, 16]] == [[100] * 18, [0] * 18, [200] * 18]).all()
+    padded = np.moveaxis(framed_pixels(image, "pad", 18, 18), long, 1)[0]
+    assert (padded[[2, 9, 16], 9] == [100, 0, 200]).all()
+    assert not padded[:, :6].any()
+    assert not padded[:, 12:].any()
+
+
+@pytest.mark.parametrize("resize", ["crop", "pad", "stretch"])
+def test_fine_lines_become_grey(resize: str) -> None:
+    """Every other row is white: without a filter that covers them all, the small picture would be black, or white."""
+    lines = np.zeros((1, 128, 128), np.uint8)
+    lines[:, ::2] = 255
+    small = framed_pixels(lines, resize, 8, 8)
+    assert np.abs(small.astype(int) - 128).max() < 12
+
+
+def saved(picture: Image.Image, form: str = "PNG", **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, form, **options)
+    return buffer.getvalue()
+
+
+def icon(mode: str) -> bytes:
+    """A red square (or a grey one) in the middle of what is transparent, and black underneath."""
+    rgba = Image.new("RGBA", (40, 40), (0, 0, 0, 0))
+    rgba.paste((255, 0, 0, 255), (10, 10, 30, 30))
+    if mode == "P":
+        palette = Image.new("P", (40, 40), 0)
+        palette.putpalette([0, 0, 0, 255, 0, 0])
+        palette.paste(1, (10, 10, 30, 30))
+        return saved(palette, transparency=0)
+    return saved(rgba.convert(mode))
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "P", "LA"])
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("size", [40, 20])
+def test_what_is_transparent_is_white(mode: str, channels: int, size: int) -> None:
+    read = images.decode(pa.array([icon(mode)]), framed("pad", channels, size, size), where)[0]
+    red = [255, 0, 0] if mode != "LA" and channels == 3 else [76] * channels
+    np.testing.assert_array_equal(read[:, 0, 0], 255)
+    np.testing.assert_array_equal(read[:, size // 2, size // 2], red)
+
+
+def test_half_transparent_is_half_white() -> None:
+    half = saved(Image.new("RGBA", (8, 8), (255, 0, 0, 128)))
+    assert np.abs(images.decode_one(half)[0, 0].astype(int) - [255, 127, 127]).max() <= 1
+    assert images.decode_one(saved(Image.new("LA", (8, 8), (0, 0)))).tolist() == [[[255]] * 8] * 8
+
+
+def test_pictures_of_many_sizes_in_one_column() -> None:
+    files = [as_file(pictures(3, *size, rows=1)[0]) for size in SIZES]
+    files.append(as_file(pictures(3, 30, 20, rows=1)[0], "JPEG"))
+    for kind in BYTES:
+        column = column_of_bytes(kind, files)
+        read = images.decode(column, framed("crop", 3), where)
+        assert read.shape == (len(files), 3, 12, 8)
+        written = images.encode(read, kind)
+        assert written.type == kind
+        np.testing.assert_array_equal(images.decode(written, framed(None, 3), where), read)  # of one size now
+
+
+@pytest.mark.parametrize("resize", ["crop", "pad", "stretch"])
+@pytest.mark.parametrize(("shape", "channels"), [((20, 16), 1), ((20, 16, 3), 3), ((3, 20, 16), 3)], ids=str)
+def test_tensors_of_another_size(shape: tuple[int, ...], channels: int, resize: str) -> None:
+    given_ = pictures(channels, 20, 16)
+    column = images.encode(given_, nested(pa.float32(), *shape))
+    read = images.decode(column, framed(resize, channels), where)
+    np.testing.assert_array_equal(read, [framed_pixels(image, resize) for image in given_])
+    assert images.decode(column.slice(0, 0), framed(resize, channels), where).shape == (0, channels, 12, 8)
+
+
+@pytest.mark.parametrize("kind", [pa.binary(), nested(pa.uint8(), 9, 8)], ids=str)
+def test_without_resize_the_error_names_it(kind: pa.DataType) -> None:
+    with pytest.raises(DataError, match=r"the image is 9 x 8 pixels, the schema says 12 x 8") as caught:
+        images.decode(images.encode(pictures(1, 9, 8), kind), framed(None), where)
+    assert caught.value.hint == "change height and width in dataset.schema, or add resize to it: crop, pad or stretch"
+
+
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")  # a broken header may promise a huge picture
 @settings(max_examples=150, deadline=None)
 @given(

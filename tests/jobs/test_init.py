@@ -181,6 +181,32 @@ def test_without_pictures(tmp_path: Path) -> None:
         first_spec(str(tmp_path / "nowhere"))
 
 
+@pytest.mark.parametrize(
+    ("sizes", "frame"),
+    [
+        ([(16, 16), (48, 48), (30, 20)], (30, 20)),
+        ([(480, 640), (1600, 1200), (480, 640)], (48, 64)),  # small enough to try
+        ([(4, 4), (4, 4), (6, 5)], (8, 8)),
+        ([(1, 3000), (1, 3000), (2, 3000)], (8, 64)),
+    ],
+)
+def test_pictures_of_several_sizes(tmp_path: Path, sizes: list[tuple[int, int]], frame: tuple[int, int]) -> None:
+    pictures = [png(*sizes[row % 3]) for row in range(ROWS - 1)]
+    text, spec = written(pa.table({"image": pa.array([*pictures, b"broken"]), "label": labels()}), tmp_path / "pets.parquet")
+    height, width = frame
+    assert spec.dataset.fields["image"] == ImageField(height=height, width=width, channels=1, resize="crop")
+    assert "resize: crop}  # of several sizes: " in text
+    assert "resize" not in written(table(label=labels()), tmp_path / "alike.parquet")[0]
+
+
+def test_one_picture_in_colour_among_grey_ones(tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", (20, 20)).save(buffer, "PNG")
+    pictures = pa.array([png()] * (ROWS - 1) + [buffer.getvalue()])
+    _, spec = written(pa.table({"image": pictures, "label": labels()}), tmp_path / "pets.parquet")
+    assert spec.dataset.fields["image"] == ImageField(height=8, width=12, channels=3, resize="crop")
+
+
 def test_why_the_only_picture_cannot_be_used(tmp_path: Path) -> None:
     file = tmp_path / "a.parquet"
     pq.write_table(pa.table({"image": pa.array([png(4, 4)] * ROWS), "label": labels()}), file)

@@ -1,5 +1,6 @@
 """What a dataset holds: each way of asking for it, the columns that are carried along, and every format it can have."""
 
+import io
 import json
 from collections import Counter
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from PIL import Image
 
 import raygen
 from raygen.datasets import images
@@ -139,6 +141,63 @@ def test_new_rows_beside_the_real_ones(write: Write, real: pa.Table) -> None:
     assert table["_source"].to_pylist() == ["synthetic"] * 60 + ["real"] * 190
     assert table["_row"].to_pylist() == [*range(60), *range(190)]
     assert table.slice(60).select(["image", "label"]).equals(real.select(["image", "label"]))
+
+
+# --- pictures of several sizes
+
+
+@pytest.fixture
+def mixed(base: dict[str, Any], real: pa.Table, tmp_path: Path) -> dict[str, Any]:
+    """The spec of a source in which every picture has its own size, form and colours."""
+    files = []
+    for row, image in enumerate(pixels(real["image"])[:, 0]):
+        buffer = io.BytesIO()
+        mode, form = [("L", "JPEG"), ("RGBA", "PNG"), ("P", "PNG"), ("LA", "PNG")][row % 4]
+        size = [(28, 28), (40, 31), (1 + row, 64), (64, 1)][row // 4 % 4]
+        Image.fromarray(image).resize(size).convert(mode).save(buffer, form)
+        files.append({"bytes": buffer.getvalue(), "path": f"{row}.{form}"})
+    pq.write_table(
+        real.set_column(0, real.schema.field("image"), pa.array(files, real.schema.field("image").type)),
+        tmp_path / "mixed.parquet",
+    )
+    image = {"kind": "image", "height": 20, "width": 24, "channels": 3, "resize": "pad"}
+    dataset = {"path": str(tmp_path / "mixed.parquet"), "schema": {**base["dataset"]["schema"], "image": image}}
+    return {**base, "name": "mixed", "storage": str(tmp_path / "store"), "dataset": dataset}
+
+
+@pytest.mark.parametrize("asked", [{"rows": 30, "include_real": True}, {"variants": 2, "include_real": True}], ids=str)
+@pytest.mark.parametrize("form", ["source", "tensor"])
+def test_a_dataset_of_resized_rows_has_one_size(
+    write: Write, mixed: dict[str, Any], real: pa.Table, asked: dict[str, Any], form: str
+) -> None:
+    folder = write(spec=mixed, **asked, format={"images": form})
+    table = read(folder)
+    kind = pa.fixed_shape_tensor(pa.uint8(), [20, 24, 3]) if form == "tensor" else real.schema.field("image").type
+    assert table.schema.field("image").type == kind
+    frame = ImageField(height=20, width=24, channels=3)
+    images.decode(table["image"].combine_chunks(), frame, str)  # fails where one is of another size
+    kept = table.filter(pa.array([source == "real" for source in table["_source"].to_pylist()]))["image"]
+    resized = ImageField(height=20, width=24, channels=3, resize="pad")
+    sources = pq.read_table(mixed["dataset"]["path"])["image"].combine_chunks()
+    np.testing.assert_array_equal(images.decode(kept.combine_chunks(), frame, str), images.decode(sources, resized, str))
+    assert not raygen.verify(str(folder)).problems
+
+
+def test_variants_of_resized_rows(write: Write, mixed: dict[str, Any], trained: Trained, real: pa.Table) -> None:
+    generator = Generator.load(trained({**mixed, "augment": {"rows": 1}}).trained().uri)
+    frame = ImageField(height=20, width=24, channels=3)
+    table = read(write(spec=mixed, variants=1, seed=9, strength=0.25))
+    assert table.select(["score", "tags"]).equals(real.select(["score", "tags"]))
+    there = images.decode(table["image"].combine_chunks(), frame, str)
+    given = generator.codec.encode(pq.read_table(mixed["dataset"]["path"]))["image"]
+    np.testing.assert_array_equal(there, generator.variants(given, range(190), 9, np.asarray(real["label"]), 1, 0.25))
+
+
+def test_a_picture_of_another_size_is_refused_without_resize(write: Write, mixed: dict[str, Any]) -> None:
+    del mixed["dataset"]["schema"]["image"]["resize"]
+    with pytest.raises(raygen.RaygenError, match=r"mixed.parquet, row 0: the image is 28 x 28 pixels") as caught:
+        write(spec=mixed, variants=1)
+    assert "resize" in caught.value.hint
 
 
 # --- variants
