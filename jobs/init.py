@@ -87,7 +87,7 @@ def _resized(field: DataField) -> str:
     """A comment on a choice that has to be made, where pictures are of several sizes."""
     if not isinstance(field, ImageField) or field.resize is None:
         return ""
-    return "  # of several sizes: crop cuts what is left over, pad adds black bars, stretch does neither"
+    return "  # or pad, or stretch: sizes differ"
 
 
 def _quoted(text: str) -> str:

@@ -195,7 +195,7 @@ def test_pictures_of_several_sizes(tmp_path: Path, sizes: list[tuple[int, int]],
     text, spec = written(pa.table({"image": pa.array([*pictures, b"broken"]), "label": labels()}), tmp_path / "pets.parquet")
     height, width = frame
     assert spec.dataset.fields["image"] == ImageField(height=height, width=width, channels=1, resize="crop")
-    assert "resize: crop}  # of several sizes: " in text
+    assert "resize: crop}  # or pad, or stretch: sizes differ" in text
     assert "resize" not in written(table(label=labels()), tmp_path / "alike.parquet")[0]
 
 
