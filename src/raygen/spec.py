@@ -605,16 +605,17 @@ def _parse(text: str, where: str) -> tuple[dict[tuple[Any, ...], int], dict[str,
 
 def _number(node: yaml.Node, path: tuple[Any, ...], lines: dict[tuple[Any, ...], int], where: str) -> None:
     if isinstance(node, yaml.MappingNode):
+        seen: dict[tuple[str, str], int] = {}  # by tag too: null is not 'null'
         for key, value in node.value:
             if not isinstance(key, yaml.ScalarNode):
                 raise yaml.MarkedYAMLError(problem="a key is not plain text", problem_mark=key.start_mark)
             child = (*path, key.value)
             line = key.start_mark.line + 1
-            if child in lines:
+            if (first := seen.get((key.tag, key.value))) is not None:
                 raise SpecError(
-                    f"{where}:{line}: {'.'.join(map(str, child))} is there twice", f"line {lines[child]} has it already"
+                    f"{where}:{line}: {'.'.join(map(str, child))} is there twice", f"line {first} has it already"
                 )
-            lines[child] = line
+            seen[key.tag, key.value] = lines[child] = line
             _number(value, child, lines, where)
     elif isinstance(node, yaml.SequenceNode):
         for index, value in enumerate(node.value):
