@@ -1,9 +1,11 @@
 """Batch normalization over the batches of all workers, on any device (torch's own is for GPUs only)."""
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
-import torch.distributed.nn.functional as collective
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 
 class SyncBatchNorm2d(nn.BatchNorm2d):
@@ -14,18 +16,11 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
         """``(n, channels, height, width)`` → the same."""
         if not self.training or not dist.is_initialized() or dist.get_world_size() == 1:
             return super().forward(x)
-        rows = x.float()
-        count = x.new_full((1,), x.numel() / x.shape[1], dtype=torch.float32)
-        parts = torch.cat([rows.sum((0, 2, 3)), rows.square().sum((0, 2, 3)), count])
-        sums = collective.all_reduce(parts)  # type: ignore[no-untyped-call]
-        mean, square = (sums[:-1] / sums[-1]).chunk(2)
-        variance = square - mean.square()
-        self._note(mean.detach(), variance.detach(), sums[-1].detach())
-        scale = torch.rsqrt(variance + self.eps)
-        if self.weight is not None:
-            scale = scale * self.weight
-        shift = -mean * scale if self.bias is None else self.bias - mean * scale
-        normalized: Tensor = (rows * scale[:, None, None] + shift[:, None, None]).to(x.dtype)
+        mean, variance, count = shared_statistics(x.detach())
+        self._note(mean, variance, count)
+        weight = mean.new_ones(len(mean)) if self.weight is None else self.weight
+        bias = mean.new_zeros(len(mean)) if self.bias is None else self.bias
+        normalized: Tensor = _Normalize.apply(x, weight, bias, mean, variance, count, self.eps)  # type: ignore[no-untyped-call]
         return normalized
 
     @torch.no_grad()
@@ -36,6 +31,46 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
         momentum = 1 / self.num_batches_tracked.float() if self.momentum is None else self.momentum
         self.running_mean.lerp_(mean, momentum)
         self.running_var.lerp_(variance * count / (count - 1), momentum)
+
+
+def shared_statistics(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The mean and the variance of each channel, and how many values of it there are, over all workers."""
+    unused = x.new_zeros(x.shape[1], dtype=torch.float32)  # of its type are the statistics, whatever that of x is
+    mean, variance = torch.batch_norm_update_stats(x, unused, unused.clone(), 0.0)
+    count = x.new_full((1,), x.numel() / x.shape[1], dtype=torch.float32)
+    sums = torch.cat([mean * count, (variance + mean.square()) * count, count])
+    dist.all_reduce(sums)
+    mean, square = (sums[:-1] / sums[-1]).chunk(2)
+    return mean, square - mean.square(), sums[-1]
+
+
+class _Normalize(torch.autograd.Function):
+    """(x − mean) / √(variance + eps) · weight + bias, where the mean and the variance depend on every worker's x.
+
+    Both ways it is torch's kernels that go over x, those of batch normalization by given statistics.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, variance: Tensor, count: Tensor, eps: float
+    ) -> Tensor:
+        ctx.save_for_backward(x, weight, mean, variance, count)
+        ctx.eps = eps
+        return torch.batch_norm(x, weight, bias, mean, variance, False, 0.0, eps, False)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, mean, variance, count = ctx.saved_tensors
+        of_x, of_weight, of_bias = torch.ops.aten.native_batch_norm_backward(
+            slope, x, weight, mean, variance, None, None, False, ctx.eps, [True, True, True]
+        )
+        sums = torch.cat([of_weight, of_bias])
+        dist.all_reduce(sums)
+        # What x does by way of the statistics: a linear function of the normalized x, in each channel.
+        scale, shift = (-weight * torch.rsqrt(variance + ctx.eps) * (sums / count).view(2, -1)).unbind()
+        of_x += torch.batch_norm(x, scale, shift, mean, variance, False, 0.0, ctx.eps, False)
+        return of_x, of_weight, of_bias, None, None, None, None
 
 
 def synchronized(network: nn.Module) -> nn.Module:
