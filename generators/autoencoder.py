@@ -49,7 +49,7 @@ class Autoencoder(Family):
         self.density = density.to(self.device)
 
     def optimizer(self, name: str, network: nn.Module) -> Optimizer:
-        return torch.optim.Adam(network.parameters(), lr=self.spec.learning_rate)
+        return torch.optim.Adam(network.parameters(), lr=self.spec.learning_rate, fused=True)
 
     def sampler(self) -> Sampler:
         network = local(self.networks["autoencoder"])

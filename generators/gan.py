@@ -34,7 +34,7 @@ class Gan(Family):
 
     def optimizer(self, name: str, network: nn.Module) -> Optimizer:
         rate = self.spec.learning_rate if name == "generator" else self.spec.discriminator_learning_rate
-        return torch.optim.Adam(network.parameters(), lr=rate, betas=(self.spec.beta1, self.spec.beta2))
+        return torch.optim.Adam(network.parameters(), lr=rate, betas=(self.spec.beta1, self.spec.beta2), fused=True)
 
     def sampler(self) -> Sampler:
         return TanhSampler(local(self.networks["generator"]), self.spec.latent)

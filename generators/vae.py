@@ -50,7 +50,7 @@ class Vae(Family):
         self.networks = {"autoencoder": network.to(self.device)}
 
     def optimizer(self, name: str, network: nn.Module) -> Optimizer:
-        return torch.optim.Adam(network.parameters(), lr=self.spec.learning_rate)
+        return torch.optim.Adam(network.parameters(), lr=self.spec.learning_rate, fused=True)
 
     def sampler(self) -> Sampler:
         network = local(self.networks["autoencoder"])
