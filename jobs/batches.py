@@ -7,6 +7,7 @@ row groups in a new order, and their rows mixed within windows.
 """
 
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import cycle, islice
 from typing import NamedTuple, Protocol
@@ -77,20 +78,35 @@ class InMemory:
 
 @dataclass
 class Streamed:
-    """Rows that are read whenever they are wanted."""
+    """Rows that are read whenever they are wanted.
+
+    Attributes:
+        epochs: how many there will be: near the end of each but the last, the beginning of the next is read already.
+    """
 
     reader: stream.Reader
     batch_size: int
     seed: int
     share: Share
+    epochs: int = 0
 
     def __post_init__(self) -> None:
         self.parts = list(zip(self.reader.source.fragments, self.reader.counts(), strict=True))
         self.total = sum(rows for _, rows in self.parts)
         self.size = len(self.share.of(self.batch_size))
         self.window = max(self.size, min(WINDOW_ROWS, WINDOW_BYTES // row_bytes(self.reader.codec)))
+        self.ahead: dict[tuple[int, int], Iterator[Batch]] = {}
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        following = (epoch + 1, 0)
+        left = steps(self.total, self.batch_size) - start
+        for batch in self.ahead.pop((epoch, start), None) or self._epoch(epoch, start):
+            left -= 1
+            if left * self.size <= self.window and epoch + 1 < self.epochs and following not in self.ahead:
+                self.ahead = {following: _begun(self._epoch(*following))}
+            yield batch
+
+    def _epoch(self, epoch: int, start: int) -> Iterator[Batch]:
         random = np.random.default_rng([self.seed, epoch])
         parts = [self.parts[index] for index in random.permutation(len(self.parts))]
         mine = self.share.of(self.total)
@@ -153,6 +169,19 @@ def pieces(parts: Iterable[tuple[stream.Fragment, int]], rows: range) -> list[st
             found.append(stream.Piece(fragment, start - first, stop - start))
         first += count
     return found
+
+
+def _begun(batches: Iterator[Batch]) -> Iterator[Batch]:
+    """The same, the first of which is being made from now on, while something else is done."""
+    thread = ThreadPoolExecutor(1)
+    first = thread.submit(next, batches)
+    thread.shutdown(wait=False)
+
+    def whole() -> Iterator[Batch]:
+        yield first.result()
+        yield from batches
+
+    return whole()
 
 
 def _cut(batches: Iterable[Batch], sizes: Iterable[int]) -> Iterator[Batch]:

@@ -208,7 +208,7 @@ def _learn(config: dict[str, Any]) -> None:
     else:
         source = ray.get(config["source"])
         reader = stream.Reader(source, codec, spec.dataset.holdout, busy=config["busy"])
-        rows = Streamed(reader, options.batch_size, options.seed, share)
+        rows = Streamed(reader, options.batch_size, options.seed, share, options.epochs)
     tensors = partial(_tensors, image=codec.image[0], condition=spec.generator.condition, device=device)
 
     torch.manual_seed(options.seed)

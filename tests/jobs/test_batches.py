@@ -93,6 +93,20 @@ def test_windows_before_the_first_step_are_not_read(monkeypatch: pytest.MonkeyPa
     assert late.reader.read_rows == 100
 
 
+@pytest.mark.parametrize("world", [1, 2])
+def test_the_next_epoch_is_read_ahead_and_nothing_after_the_last(kind: str, world: int) -> None:
+    share = Share(world - 1, world)
+    expected = [rows(made(kind, 490, 20, share), epoch) for epoch in range(3)]
+    ahead = made(kind, 490, 20, share)
+    ahead.epochs = 3
+    assert [rows(ahead, 0, 7), rows(ahead, 1), rows(ahead, 2)] == [expected[0][7:], *expected[1:]]
+    if "streamed" in kind:
+        assert not ahead.ahead
+        rows(ahead, 1)
+        assert list(ahead.ahead) == [(2, 0)]
+        assert rows(ahead, 2, 3) == expected[2][3:]  # of a run that went back, or on, what was read is not what is wanted
+
+
 def test_in_memory_the_workers_share_the_batches_of_one(kind: str) -> None:
     alone = rows(made("memory", 130, 12))
     both = [rows(made("memory", 130, 12, Share(rank, 2))) for rank in range(2)]
