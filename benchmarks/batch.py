@@ -8,7 +8,7 @@ For GAN images as PNG, the same as tensors, and variants of real rows by a VAE, 
 
 Steady state is the rows of all shards but the first wave's, over the time from the first to the last finished file.
 
-    python benchmarks/batch.py [--rows 60000] [--turns 3]
+    python benchmarks/batch.py [--rows 120000] [--turns 3]
 """
 
 import argparse
@@ -29,7 +29,7 @@ from typing import Any
 import yaml
 
 TARGET, NAIVE_TARGET, FIRST_SHARD_TARGET = 0.90, 1.2, 15.0
-SHARD_ROWS, WORKERS = 2500, 2
+SHARD_ROWS, WORKERS = 5000, 2
 os.environ["OMP_NUM_THREADS"] = "1"  # as Ray sets it for its workers
 KINDS: dict[str, dict[str, Any]] = {
     "png": {"family": "gan", "augment": {}},
@@ -63,7 +63,7 @@ def plain(path: str, which: int, output: str) -> None:
     from raygen.generators.generator import Generator
     from raygen.jobs import augment
     from raygen.jobs.project import Project
-    from raygen.spec import load_spec
+    from raygen.load import load_spec
 
     torch.set_num_threads(1)
     project = Project(load_spec(path))
@@ -84,7 +84,7 @@ def naive(path: str, rows: int, output: str) -> float:
 
     from raygen.generators.generator import Generator
     from raygen.jobs.project import Project
-    from raygen.spec import load_spec
+    from raygen.load import load_spec
 
     artifact = Project(load_spec(path)).trained().uri
 
@@ -169,7 +169,7 @@ def ours(path: str) -> float:
     from raygen.cluster.connect import connected
     from raygen.jobs import augment
     from raygen.jobs.project import Project
-    from raygen.spec import load_spec
+    from raygen.load import load_spec
 
     with connected():
         began = time.perf_counter()
@@ -179,7 +179,7 @@ def ours(path: str) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--rows", type=int, default=60_000)
+    parser.add_argument("--rows", type=int, default=120_000)
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--kinds", nargs="*", default=list(KINDS))
     for internal in ("--plain", "--naive", "--ours"):

@@ -8,8 +8,7 @@ import pyarrow.parquet as pq
 
 from raygen.datasets import images, schema
 from raygen.datasets.storage import Folder
-from raygen.errors import DataError
-from raygen.spec import did_you_mean
+from raygen.errors import DataError, did_you_mean
 
 PREFIX = "sample:"
 

@@ -12,8 +12,8 @@ import pyarrow.types as at
 from pydantic import ValidationError
 
 from raygen.datasets.images import decode_one, file_shape, tensor_shape
-from raygen.errors import DataError
-from raygen.spec import CategoryField, DataField, ImageField, did_you_mean
+from raygen.errors import DataError, did_you_mean
+from raygen.spec import CategoryField, DataField, ImageField
 
 MAX_CATEGORIES = 1000  # more distinct values than this are text or identifiers, not a category
 RESIZED = 64  # the most pixels a side that are proposed for pictures of several sizes

@@ -1,12 +1,11 @@
 """The registry of families, by the name that a spec calls them."""
 
-from raygen.errors import RaygenError
+from raygen.errors import RaygenError, did_you_mean
 from raygen.generators.autoencoder import Autoencoder
 from raygen.generators.base import Family
 from raygen.generators.gan import Gan
 from raygen.generators.transforms import Transforms
 from raygen.generators.vae import Vae
-from raygen.spec import did_you_mean
 
 FAMILIES: dict[str, type[Family]] = {"gan": Gan, "vae": Vae, "autoencoder": Autoencoder, "transforms": Transforms}
 

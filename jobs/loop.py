@@ -30,6 +30,7 @@ from raygen.spec import TrainSpec
 METRICS = "metrics.jsonl"
 CHECKED = 200
 """Steps after which losses are looked at, for which a GPU has to be waited for."""
+FEW_ROWS = 32
 POSTED = 1.0
 """Seconds between two words to the driver, and the least between two checkpoints within an epoch."""
 
@@ -159,6 +160,11 @@ class Loop:
         if self.notes:
             self.notes.publish()
         self.saved = time.monotonic()
+
+
+def shares_statistics(asked: str | bool, rows: int) -> bool:
+    """Whether workers normalize by the statistics of all: ``auto`` is where those of so many rows of their own are poor."""
+    return rows < FEW_ROWS if asked == "auto" else bool(asked)
 
 
 def together(family: Family, sync_batch_norm: bool) -> None:

@@ -24,9 +24,10 @@ from raygen.generators.generator import Generator, untrained
 from raygen.jobs import batches, progress, watch
 from raygen.jobs.batches import InMemory, Rows, Share, Streamed, steps
 from raygen.jobs.checkpoints import Checkpoints
-from raygen.jobs.loop import Loop, everywhere, together
+from raygen.jobs.loop import Loop, everywhere, shares_statistics, together
 from raygen.jobs.project import Project, read_json, write_json
-from raygen.spec import ElasticSpec, Spec, TrainSpec, load_spec
+from raygen.load import load_spec
+from raygen.spec import ElasticSpec, Spec, TrainSpec
 
 FAILURES = 3  # of workers, after which a training is given up
 WAITS = 1  # for workers to get their resources, each of a minute, before it is given up
@@ -230,7 +231,7 @@ def _learn(config: dict[str, Any]) -> None:
                 f"{config['run']}: the workers see different checkpoints",
                 "give a storage that all machines share, such as s3://",
             )
-        together(family, options.sync_batch_norm)
+        together(family, shares_statistics(options.sync_batch_norm, options.batch_size // share.world))
     if options.compile:
         family.compile()
 

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from raygen.spec import load_spec
+from raygen.load import load_spec
 
 RAYGEN = Path(sys.executable).with_name("raygen")
 COMMANDS = ["init", "run", "train", "evaluate", "augment", "verify"]

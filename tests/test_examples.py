@@ -9,7 +9,8 @@ from PIL import Image
 
 from raygen.datasets import images
 from raygen.datasets.schema import check
-from raygen.spec import ImageField, load_spec
+from raygen.load import load_spec
+from raygen.spec import ImageField
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raygen.errors import SpecError
-from raygen.spec import AutoencoderSpec, GanSpec, Spec, VaeSpec, load_spec
+from raygen.load import load_spec
+from raygen.spec import AutoencoderSpec, GanSpec, Spec, VaeSpec
 
 DOCUMENTED = """\
 name: digits

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raygen.errors import SpecError
-from raygen.spec import Spec, load_spec
+from raygen.load import load_spec
+from raygen.spec import Spec
 from raygen.spec import _dump as to_yaml
 
 IMAGE = {"kind": "image", "height": 28, "width": 28, "channels": 1}

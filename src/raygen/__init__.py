@@ -21,7 +21,8 @@ from raygen.errors import DataError, GateError, OutputError, RaygenError, Resour
 if TYPE_CHECKING:
     from raygen.api import augment, evaluate, run, sample, train, verify
     from raygen.generators.generator import Generator
-    from raygen.spec import Spec, load_spec
+    from raygen.load import load_spec
+    from raygen.spec import Spec
 
 __all__ = [
     "DataError",
@@ -44,7 +45,7 @@ __all__ = [
 _WHERE = {
     "Generator": "raygen.generators.generator",
     "Spec": "raygen.spec",
-    "load_spec": "raygen.spec",
+    "load_spec": "raygen.load",
     "augment": "raygen.api",
     "evaluate": "raygen.api",
     "run": "raygen.api",

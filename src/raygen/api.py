@@ -16,7 +16,8 @@ from raygen.jobs import pipeline, report
 from raygen.jobs import train as train_job
 from raygen.jobs import verify as verify_job
 from raygen.jobs.project import Project
-from raygen.spec import Spec, load_spec
+from raygen.load import load_spec
+from raygen.spec import Spec
 
 Source = Spec | str | Path | Mapping[str, Any]
 """A spec, the path of its YAML, or the same as a mapping."""

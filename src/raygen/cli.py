@@ -203,7 +203,7 @@ def verify(
 def _job(path: Path, overrides: list[str], dry_run: bool, debug: bool, overwrite: bool = False) -> Iterator["Project"]:
     """The project of a spec; with ``--dry-run`` a description instead of the job."""
     with _errors(debug):
-        from raygen.spec import load_spec
+        from raygen.load import load_spec
 
         spec = load_spec(path, overrides)
         from raygen.jobs.project import Project

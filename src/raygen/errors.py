@@ -10,6 +10,9 @@
 The command line prints both lines, shows no traceback (``--debug`` does), and exits with ``exit_code``.
 """
 
+import difflib
+from collections.abc import Iterable
+
 
 class RaygenError(Exception):
     """A mistake the user can mend.
@@ -51,3 +54,9 @@ class GateError(RaygenError):
     """The generator did not pass its gate; nothing is published."""
 
     exit_code = 3
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """``"; did you mean 'epochs'?"``, or nothing where nothing is near."""
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {near[0]!r}?" if near else ""

@@ -17,7 +17,8 @@ from raygen.datasets.storage import Folder
 from raygen.errors import RaygenError, SpecError
 from raygen.generators.generator import Generator, untrained
 from raygen.generators.transforms import DRAWS, TransformSampler
-from raygen.spec import CategoryField, ImageField, TransformsSpec, load_spec
+from raygen.load import load_spec
+from raygen.spec import CategoryField, ImageField, TransformsSpec
 
 OFF: dict[str, Any] = {"rotate": 0, "translate": 0, "scale": [1, 1], "brightness": 0, "contrast": 0}
 EVERYTHING: dict[str, Any] = dict(

@@ -15,7 +15,7 @@ from raygen.datasets.codec import Codec
 from raygen.generators.generator import Generator, untrained
 from raygen.jobs import augment
 from raygen.jobs.project import Project, write_json
-from raygen.spec import load_spec
+from raygen.load import load_spec
 
 Spec = dict[str, Any]
 

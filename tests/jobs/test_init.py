@@ -13,7 +13,8 @@ from raygen.datasets import schema, stream
 from raygen.datasets.storage import Folder
 from raygen.errors import DataError
 from raygen.jobs.init import first_spec
-from raygen.spec import CategoryField, ImageField, Spec, load_spec
+from raygen.load import load_spec
+from raygen.spec import CategoryField, ImageField, Spec
 
 ROWS = 40
 

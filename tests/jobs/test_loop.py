@@ -18,7 +18,7 @@ from raygen.generators.base import Family
 from raygen.generators.families import family
 from raygen.jobs import loop as module
 from raygen.jobs.batches import InMemory, Share
-from raygen.jobs.loop import Loop, rate, reduced
+from raygen.jobs.loop import Loop, rate, reduced, shares_statistics
 from raygen.jobs.watch import Best, Judge, Notes, Probes, unsound
 from raygen.metrics.features import Pixels
 from raygen.spec import AutoencoderSpec, GanSpec, TrainSpec, VaeSpec, WatchSpec
@@ -349,6 +349,13 @@ def test_curves_and_pictures_for_tensorboard(tmp_path: Path) -> None:
     written = events.read_bytes()
     for name in (b"loss", b"diversity", b"probes", b"\x89PNG"):
         assert name in written
+
+
+@pytest.mark.parametrize(
+    ("asked", "rows", "shared"), [("auto", 31, True), ("auto", 32, False), (True, 64, True), (False, 2, False)]
+)
+def test_statistics_of_few_rows_are_shared(asked: str | bool, rows: int, shared: bool) -> None:
+    assert shares_statistics(asked, rows) is shared
 
 
 def test_bf16_is_where_the_hardware_has_it(monkeypatch: pytest.MonkeyPatch) -> None:

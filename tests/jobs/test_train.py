@@ -25,7 +25,8 @@ from raygen.jobs import evaluate
 from raygen.jobs.project import Project
 from raygen.jobs.report import write
 from raygen.jobs.train import placement, train
-from raygen.spec import CategoryField, ElasticSpec, ImageField, TransformsSpec, load_spec
+from raygen.load import load_spec
+from raygen.spec import CategoryField, ElasticSpec, ImageField, TransformsSpec
 
 
 def command(job: str, spec: dict[str, Any], folder: Path) -> list[str]:
