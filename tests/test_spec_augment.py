@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from raygen.dialect import dump as to_yaml
 from raygen.errors import SpecError
 from raygen.load import load_spec
 from raygen.spec import Spec
-from raygen.spec import _dump as to_yaml
 
 IMAGE = {"kind": "image", "height": 28, "width": 28, "channels": 1}
 DOCUMENT: dict[str, Any] = {
