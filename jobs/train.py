@@ -31,6 +31,7 @@ from raygen.spec import ElasticSpec, Spec, TrainSpec
 
 FAILURES = 3  # of workers, after which a training is given up
 WAITS = 1  # for workers to get their resources, each of a minute, before it is given up
+FEWEST = 32  # held-out rows that a watch compares with
 CLASSIFIED = 10_000  # training rows that the watching classifier learns from
 STOPPED = "stopped.json"
 DIFFERENT = "give generator the options that it was trained with, or begin with another one"
@@ -118,8 +119,9 @@ def _fit(project: Project, reader: stream.Reader, count: int) -> None:
                 use_gpu=gpu > 0,
                 resources_per_worker={"CPU": cpu, **({"GPU": gpu} if gpu else {})} if workers else None,
             ),
-            # NCCL refuses two ranks on one GPU; else the default: NCCL on GPUs, gloo on CPUs.
-            torch_config=TorchConfig(backend="gloo" if 0 < gpu < 1 else None, timeout_s=120),
+            # NCCL refuses two ranks on one GPU; else the default: NCCL on GPUs, gloo on CPUs. The other ranks wait while the
+            # watch's classifier learns on rank 0.
+            torch_config=TorchConfig(backend="gloo" if 0 < gpu < 1 else None, timeout_s=300),
             run_config=ray.train.RunConfig(
                 name="ray",
                 storage_path=project.run.path,
@@ -164,6 +166,11 @@ def _watched(options: TrainSpec, reader: stream.Reader) -> dict[str, Batch]:
         held = stream.Reader(reader.source, reader.codec, reader.holdout, held=True)
         rows["training"] = batches.some(reader, CLASSIFIED, options.seed)
         rows["held"] = batches.some(held, options.watch.rows, options.seed)
+        if (count := len(rows["held"][reader.codec.image[0]])) < FEWEST:
+            raise DataError(
+                f"train.watch: {count} rows are held out, too few to compare with",
+                f"raise dataset.holdout, give more data, or leave train.watch out; it takes {FEWEST} rows",
+            )
     return rows
 
 

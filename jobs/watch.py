@@ -145,7 +145,11 @@ class Notes:
     def __init__(self, probes: Probes, judge: Callable[[], Judge], run: Folder) -> None:
         self.probes, self.run = probes, run / "tensorboard"
         self.judge = cache(judge)
-        self.place = Path(self.run.local or tempfile.mkdtemp())
+        if self.run.local is None:
+            self.elsewhere = tempfile.TemporaryDirectory()  # as long as this
+            self.place = Path(self.elsewhere.name)
+        else:
+            self.place = self.run.local
         self.writer: Any = None
 
     def look(self, sampler: Sampler, step: int, row: Mapping[str, Any]) -> dict[str, float]:

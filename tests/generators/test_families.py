@@ -351,7 +351,7 @@ class TestVae:
         assert isinstance(learner, Vae)
         images, given = batch_of(self.shape, CLASSES)
         noises, sampler = torch.randn(ROWS, 4), learner.exported()
-        _, mean, log_variance = learner.networks["autoencoder"](images, given)
+        _, mean, log_variance = learner.networks["autoencoder"](images, given, noises)
         assert not torch.equal(mean, log_variance)
         expected = sampler(mean + 0.3 * noises, given)
         torch.testing.assert_close(sampler.vary(images, noises, given, 0.3), expected)

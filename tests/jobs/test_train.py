@@ -125,6 +125,13 @@ def test_the_watch_of_a_spec_keeps_the_best(ray: None, small: dict[str, Any]) ->
     assert "label_agreement" in generator.lineage["metrics"]
 
 
+def test_a_watch_needs_held_out_rows(ray: None, small: dict[str, Any]) -> None:
+    small["dataset"] = {**small["dataset"], "holdout": 0.01}
+    small["train"]["watch"] = {}
+    with pytest.raises(raygen.DataError, match=r"train\.watch: \d+ rows are held out, too few to compare with"):
+        raygen.train(small)
+
+
 @pytest.mark.slow
 def test_workers_that_find_no_room_are_waited_for_only_so_long(ray: None, small: dict[str, Any]) -> None:
     import ray as cluster
