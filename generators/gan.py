@@ -36,6 +36,10 @@ class Gan(Family):
         rate = self.spec.learning_rate if name == "generator" else self.spec.discriminator_learning_rate
         return torch.optim.Adam(network.parameters(), lr=rate, betas=(self.spec.beta1, self.spec.beta2), fused=True)
 
+    def compile(self) -> None:
+        """Without the discriminator: torch does not compile what is differentiated twice, as for its penalties."""
+        self.networks["generator"].compile()
+
     def sampler(self) -> Sampler:
         return TanhSampler(local(self.networks["generator"]), self.spec.latent)
 

@@ -20,7 +20,7 @@ from raygen.generators.gan import Gan
 from raygen.generators.likelihood import Bernoulli
 from raygen.generators.networks import Shape
 from raygen.generators.vae import Vae, Variational
-from raygen.spec import AutoencoderSpec, FamilySpec, VaeSpec
+from raygen.spec import AutoencoderSpec, FamilySpec, GanSpec, VaeSpec
 
 CPU = torch.device("cpu")
 ROWS, CLASSES = 16, 3
@@ -42,6 +42,32 @@ def classes(request: pytest.FixtureRequest) -> int:
 @pytest.fixture
 def batch(shape: Shape, classes: int) -> Batch:
     return batch_of(shape, classes)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        GanSpec(latent=4, width=4),
+        GanSpec(latent=4, width=4, r1=0),
+        GanSpec(latent=4, width=4, loss="wgan_gp", r1=0),
+        VaeSpec(latent=4, width=4),
+    ],
+    ids=["r1", "no penalty", "wgan_gp", "vae"],
+)
+def test_compiled_networks_learn_as_others_do(spec: FamilySpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All that torch compiles of them but the last, for which it needs a C++ compiler, and half a minute."""
+    compiled = nn.Module.compile
+    monkeypatch.setattr(nn.Module, "compile", lambda network: compiled(network, backend="aot_eager"))
+    curves = []
+    for eager in (True, False):
+        made = new(spec, (1, 12, 12), CLASSES)
+        if not eager:
+            made.compile()
+        torch.manual_seed(1)
+        curves.append([made.step(*batch_of((1, 12, 12), CLASSES)) for _ in range(3)])
+    for expected, found in zip(*curves, strict=True):
+        for name, value in expected.items():
+            torch.testing.assert_close(found[name], value, rtol=1e-3, atol=1e-4)
 
 
 @pytest.fixture
