@@ -6,6 +6,7 @@ a worker, the driver or the machine was lost, in local mode and on a cluster.
 """
 
 import math
+from contextlib import closing, nullcontext
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -242,7 +243,8 @@ def _learn(config: dict[str, Any]) -> None:
     if options.compile:
         family.compile()
 
-    loop.train(lambda rows, note: config["box"].post.remote(rows, note))
+    with nullcontext() if notes is None else closing(notes):
+        loop.train(lambda rows, note: config["box"].post.remote(rows, note))
     if loop.problem:
         what = f"{run.uri}: the training diverged at step {loop.done}: {loop.problem}"
         hint = "lower generator.learning_rate, or set train.clip_gradients; its last good checkpoint is kept"

@@ -2,6 +2,7 @@
 how near are generated rows to held-out ones?"""
 
 import math
+import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -145,11 +146,7 @@ class Notes:
     def __init__(self, probes: Probes, judge: Callable[[], Judge], run: Folder) -> None:
         self.probes, self.run = probes, run / "tensorboard"
         self.judge = cache(judge)
-        if self.run.local is None:
-            self.elsewhere = tempfile.TemporaryDirectory()  # as long as this
-            self.place = Path(self.elsewhere.name)
-        else:
-            self.place = self.run.local
+        self.place = self.run.local or Path(tempfile.mkdtemp())
         self.writer: Any = None
 
     def look(self, sampler: Sampler, step: int, row: Mapping[str, Any]) -> dict[str, float]:
@@ -176,3 +173,10 @@ class Notes:
         if self.run.local is None:
             for file in self.place.iterdir():
                 self.run.write(file.name, file.read_bytes())
+
+    def close(self) -> None:
+        """There is no more to note."""
+        if self.writer is not None:
+            self.writer.close()
+        if self.run.local is None:
+            shutil.rmtree(self.place, ignore_errors=True)

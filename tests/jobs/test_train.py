@@ -235,6 +235,19 @@ def test_the_resolved_spec_is_beside_the_run(ray: None, small: dict[str, Any]) -
     assert Project(load_spec(small)).result() is not None
 
 
+def test_a_training_whose_storage_is_s3(ray: None, small: dict[str, Any], s3: str) -> None:
+    """It goes on from a checkpoint there, curves are there too, and the generator is that of a local training."""
+    small["train"]["checkpoint_seconds"] = 0
+    there = {**small, "storage": s3}
+    first = raygen.train(there)
+    run = Project(load_spec(there)).run
+    assert any("tfevents" in name for name in (run / "tensorboard").names())
+    assert (run / "checkpoints").names() == ["step-000000048.pt", "step-000000064.pt"]
+    for name in ("result.json", "checkpoints/step-000000064.pt"):
+        run.delete(name)
+    assert raygen.train(there).digest == first.digest == raygen.train(small).digest
+
+
 @pytest.mark.slow
 def test_a_killed_driver_goes_on_to_the_same_generator(small: dict[str, Any], ray: None, tmp_path: Path) -> None:
     """SIGKILL half-way through training; the same command then ends with what an undisturbed run makes."""
