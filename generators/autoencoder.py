@@ -6,7 +6,6 @@ from collections.abc import Iterable
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from raygen.generators import networks
 from raygen.generators.base import Family, Losses, Sampler, local
@@ -47,9 +46,6 @@ class Autoencoder(Family):
         mixed = spec.density == "mixture"
         density = Mixture(classes, spec.components, spec.latent) if mixed else Density(classes, spec.latent)
         self.density = density.to(self.device)
-
-    def optimizer(self, name: str, network: nn.Module) -> Optimizer:
-        return torch.optim.Adam(network.parameters(), lr=self.spec.learning_rate, fused=True)
 
     def sampler(self) -> Sampler:
         network = local(self.networks["autoencoder"])

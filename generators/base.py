@@ -114,8 +114,9 @@ class Family(ABC):
         return {name: self.optimizer(name, network) for name, network in self.networks.items()}
 
     def optimizer(self, name: str, network: nn.Module) -> Optimizer:
-        """The optimizer of a network."""
-        raise NotImplementedError
+        """The optimizer of a network, by default Adam (Kingma and Ba 2015, arXiv 1412.6980)."""
+        assert isinstance(self.spec, LearnedSpec)
+        return torch.optim.Adam(network.parameters(), lr=self.spec.learning_rate, fused=True)
 
     @abstractmethod
     def sampler(self) -> Sampler:

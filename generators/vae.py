@@ -5,7 +5,6 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from raygen.errors import RaygenError
 from raygen.generators import networks
@@ -48,9 +47,6 @@ class Vae(Family):
             LIKELIHOODS[spec.likelihood](),
         )
         self.networks = {"autoencoder": network.to(self.device)}
-
-    def optimizer(self, name: str, network: nn.Module) -> Optimizer:
-        return torch.optim.Adam(network.parameters(), lr=self.spec.learning_rate, fused=True)
 
     def sampler(self) -> Sampler:
         network = local(self.networks["autoencoder"])

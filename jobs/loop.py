@@ -31,6 +31,7 @@ METRICS = "metrics.jsonl"
 CHECKED = 200
 """Steps after which losses are looked at, for which a GPU has to be waited for."""
 FEW_ROWS = 32
+"""Of whose own statistics batch normalization is poor."""
 POSTED = 1.0
 """Seconds between two words to the driver, and the least between two checkpoints within an epoch."""
 

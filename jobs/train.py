@@ -82,7 +82,7 @@ def train(project: Project) -> Folder:
     if diversity < watch.COLLAPSED:
         progress.say(
             f"its pictures of a class look alike: their diversity is {diversity:.2f} of that of real ones "
-            "(mode collapse; try generator.r1, generator.diff_augment, or a lower discriminator_learning_rate)"
+            "(collapse: it may need longer; of a gan, see r1, diff_augment and spectral_norm in the README)"
         )
     return project.trained()
 

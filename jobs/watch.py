@@ -18,6 +18,8 @@ from raygen.datasets.codec import Batch
 from raygen.datasets.storage import Folder
 from raygen.generators import noise
 from raygen.generators.base import Sampler
+from raygen.generators.generator import TILE
+from raygen.jobs.evaluate import HIGHER
 from raygen.metrics import fidelity
 from raygen.metrics.features import Classifier, Features, Pixels
 from raygen.spec import TrainSpec
@@ -27,8 +29,6 @@ EXPLODED = 100.0
 COLLAPSED = 0.1
 """Of the diversity of real rows."""
 PROBES = 64
-HIGHER = {"label_agreement"}
-TILE = 64
 
 
 def unsound(losses: Mapping[str, float], first: Mapping[str, float]) -> str:

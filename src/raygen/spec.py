@@ -71,6 +71,7 @@ class LearnedSpec(FamilySpec):
     """What every family that learns has. ``ema`` is the decay of the average of its weights, which is what makes rows."""
 
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    learning_rate: PositiveFloat = 1e-3
 
 
 class GanSpec(LearnedSpec):
@@ -100,7 +101,6 @@ class GanSpec(LearnedSpec):
     width: PositiveInt = 32
     loss: Literal["non_saturating", "hinge", "wgan_gp"] = "non_saturating"
     discriminator_steps: PositiveInt = 1
-    learning_rate: PositiveFloat = 1e-3
     discriminator_learning_rate: PositiveFloat = 2e-3
     beta1: Annotated[float, Field(ge=0, lt=1)] = 0.5
     beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
