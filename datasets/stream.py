@@ -151,7 +151,7 @@ def fit(source: Source, spec: DatasetSpec) -> Codec:
 
 
 def load(source: Source, codec: Codec, holdout: float) -> tuple[Batch, Batch]:
-    """Encode the whole source in one pass.
+    """Encode the whole source.
 
     Returns:
         Training rows and held-out rows, each in the order of the source, with the column ``_row``: the row's number
@@ -160,12 +160,8 @@ def load(source: Source, codec: Codec, holdout: float) -> tuple[Batch, Batch]:
     Raises:
         DataError: a row cannot be read; its file and row are named.
     """
-    parts: list[Batch] = list(_pass(source, _Encode(source.root, codec, holdout), batches=True))
-    whole = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    order = np.argsort(whole[ROW])  # blocks arrive in any order
-    held = whole.pop("_holdout")[order]
-    rows = {name: values[order] for name, values in whole.items()}
-    return {n: v[~held] for n, v in rows.items()}, {n: v[held] for n, v in rows.items()}
+    train, held = (Reader(source, codec, holdout, side).everything() for side in (False, True))
+    return train, held
 
 
 @dataclass(frozen=True)
@@ -188,7 +184,7 @@ class Reader:
         return [int(self._mask(fragment).sum()) for fragment in self.source.fragments]
 
     def read(self, pieces: Sequence[Piece]) -> Iterator[Batch]:
-        """The rows of pieces, encoded, in their order.
+        """The rows of pieces, encoded, in their order, with the column ``_row``: the row's number in the source.
 
         Raises:
             DataError: a row cannot be read; its file and row are named.
@@ -205,6 +201,16 @@ class Reader:
             read = dataset.map_batches(self._encode, batch_size=1, num_cpus=0 if self.busy else 1, compute=compute)
             yield from read.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=2)
 
+    def joined(self, pieces: Sequence[Piece]) -> Batch:
+        """The rows of pieces as one batch."""
+        parts = list(self.read(pieces)) or [{**self.codec.encode(self.codec.arrow.empty_table()), ROW: np.arange(0)}]
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    def everything(self) -> Batch:
+        """All of those rows."""
+        whole = zip(self.source.fragments, self.counts(), strict=True)
+        return self.joined([Piece(fragment, 0, rows) for fragment, rows in whole if rows])
+
     def _encode(self, items: dict[str, Any]) -> Iterator[Batch]:
         for fragment, skip, take in zip(_items(items), items["skip"], items["take"], strict=True):
             chosen = np.flatnonzero(self._mask(fragment))[skip : skip + take]
@@ -214,10 +220,8 @@ class Reader:
                 rows = chosen[(chosen >= first) & (chosen < first + len(table))]
                 first, at = first + len(table), rows - first
                 if len(rows):
-                    yield self.codec.encode(
-                        table.take(pa.array(at)),
-                        lambda row, f=fragment, n=rows: f"{f.file}, row {f.start + n[row]}",  # type: ignore[misc]
-                    )
+                    where = lambda row, f=fragment, n=rows: f"{f.file}, row {f.start + n[row]}"  # noqa: E731
+                    yield {**self.codec.encode(table.take(pa.array(at)), where), ROW: fragment.offset + rows}
 
     def _mask(self, fragment: Fragment) -> np.ndarray:
         mask = _mask(self.source.root, fragment, self.holdout)
@@ -266,31 +270,15 @@ class _Count:
         return {"counts": lines}
 
 
-class _Encode:
-    """Encodes fragments, with the address of every row and whether it is held out."""
-
-    def __init__(self, root: str, codec: Codec, holdout: float) -> None:
-        self.root, self.codec, self.holdout = root, codec, holdout
-
-    def __call__(self, items: dict[str, Any]) -> Batch:
-        parts = []
-        for fragment in _items(items):
-            table = _read(fragment, list(self.codec.fields))
-            batch = self.codec.encode(table, lambda row, f=fragment: f"{f.file}, row {f.start + row}")  # type: ignore[misc]
-            batch[ROW] = np.arange(fragment.offset, fragment.offset + fragment.rows)
-            batch["_holdout"] = _mask(self.root, fragment, self.holdout)
-            parts.append(batch)
-        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-
-
-def _pass(source: Source, work: Any, batches: bool = False) -> Iterator[Any]:
+def _pass(source: Source, work: Any) -> Iterator[Any]:
     """Run work over all fragments; the fragments are in-memory items, so no read task waits for a free CPU."""
     import ray.data
 
     items = [fragment._asdict() for fragment in source.fragments if fragment.rows]
     with user_errors():
-        dataset = ray.data.from_items(items, override_num_blocks=min(len(items), 1000)).map_batches(work, batch_size=1)
-        yield from dataset.iter_batches(batch_size=None, batch_format="numpy") if batches else dataset.iter_rows()
+        yield from (
+            ray.data.from_items(items, override_num_blocks=min(len(items), 1000)).map_batches(work, batch_size=1).iter_rows()
+        )
 
 
 def _items(items: dict[str, Any]) -> Iterator[Fragment]:

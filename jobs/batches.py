@@ -140,13 +140,7 @@ def some(reader: stream.Reader, count: int, seed: int) -> Batch:
     wanted = [
         stream.Piece(fragment, int(random.integers(max(1, rows - each + 1))), min(each, rows)) for fragment, rows in places
     ]
-    return joined(reader.read(wanted), reader.codec)
-
-
-def joined(batches: Iterable[Batch], codec: Codec) -> Batch:
-    """One batch of all."""
-    parts = list(batches) or [codec.encode(codec.arrow.empty_table(), str)]
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    return reader.joined(wanted)
 
 
 def steps(rows: int, batch_size: int) -> int:

@@ -1,8 +1,7 @@
 """``train``: fit a generator on Ray Train, data-parallel, and export it as an artifact.
 
-Everything that a step does follows from the seed, its number and the worker's rank, so a run that goes on from a checkpoint
-does what an undisturbed one would have done. Checkpoints are raygen's own files in the run's folder: one mechanism, whether
-a worker, the driver or the machine was lost, in local mode and on a cluster.
+Where the workers go and what they start from; what they do then is the loop's. Checkpoints are raygen's own files in the
+run's folder: one mechanism, whether a worker, the driver or the machine was lost, in local mode and on a cluster.
 """
 
 import math
@@ -98,7 +97,7 @@ def _fit(project: Project, reader: stream.Reader, count: int) -> None:
     most = max(workers) if isinstance(workers, tuple) else workers
     watched = _watched(options, reader)
     cached = _fits(options.cache, count * batches.row_bytes(reader.codec))
-    everything = batches.joined(_all(reader), reader.codec) if cached else None
+    everything = reader.everything() if cached else None
     total = options.epochs * steps(count, options.batch_size) * options.batch_size
     with progress.bar("train", total, "rows") as shown, progress.mailbox(shown) as box:
         config = {
@@ -145,11 +144,6 @@ def _fit(project: Project, reader: stream.Reader, count: int) -> None:
                     f"{most} training workers with {cpu:g} CPUs and {gpu:g} GPUs each did not start: the cluster has {has}",
                     f"wait for other jobs to end, or lower train.workers ({str(error).splitlines()[-1][:200]})",
                 ) from None
-
-
-def _all(reader: stream.Reader) -> Any:
-    whole = zip(reader.source.fragments, reader.counts(), strict=True)
-    return reader.read([stream.Piece(fragment, 0, rows) for fragment, rows in whole if rows])
 
 
 def _fits(cache: bool | str, size: int) -> bool:
