@@ -39,19 +39,23 @@ class ConvDecoder(nn.Module):
 
     def __init__(self, latent: int, classes: int, shape: Shape, width: int, class_scale: float) -> None:
         super().__init__()
-        channels, self.height, self.width = shape
+        _, self.height, self.width = shape
         self.embedding = embedding(classes, latent, class_scale)
         self.start = _start(shape, width)
         self.project = nn.Linear(latent * (2 if classes else 1), math.prod(self.start), bias=False)
-        layers: list[nn.Module] = [nn.BatchNorm2d(self.start[0]), nn.ReLU(inplace=True)]
-        for stage in range(_stages(shape) - 1, 0, -1):
-            of, to = width * 2**stage, width * 2 ** (stage - 1)
-            layers += [nn.ConvTranspose2d(of, to, 4, 2, 1, bias=False), nn.BatchNorm2d(to), nn.ReLU(inplace=True)]
-        self.layers = nn.Sequential(*layers, nn.ConvTranspose2d(width, channels, 4, 2, 1))
+        self.layers = self._layers(shape, width)
 
     def forward(self, latent: Tensor, classes: Tensor | None) -> Tensor:
         start = self.project(_joined(latent, self.embedding, classes)).view(-1, *self.start)
         return self.layers(start)[:, :, : self.height, : self.width]  # type: ignore[no-any-return]
+
+    def _layers(self, shape: Shape, width: int) -> nn.Sequential:
+        """From the start to the shape, or a little more."""
+        layers: list[nn.Module] = [nn.BatchNorm2d(self.start[0]), nn.ReLU(inplace=True)]
+        for stage in range(_stages(shape) - 1, 0, -1):
+            of, to = width * 2**stage, width * 2 ** (stage - 1)
+            layers += [nn.ConvTranspose2d(of, to, 4, 2, 1, bias=False), nn.BatchNorm2d(to), nn.ReLU(inplace=True)]
+        return nn.Sequential(*layers, nn.ConvTranspose2d(width, shape[0], 4, 2, 1))
 
 
 class UpBlock(nn.Module):
@@ -77,23 +81,13 @@ class UpBlock(nn.Module):
         return self.residual(x) + self.shortcut(x)  # type: ignore[no-any-return]
 
 
-class ResidualDecoder(nn.Module):
+class ResidualDecoder(ConvDecoder):
     """The same with the residual blocks of SN-GAN (Miyato et al. 2018, arXiv 1802.05957), the class joined to the latent."""
 
-    def __init__(self, latent: int, classes: int, shape: Shape, width: int, class_scale: float) -> None:
-        super().__init__()
-        channels, self.height, self.width = shape
-        self.embedding = embedding(classes, latent, class_scale)
-        self.start = _start(shape, width)
-        self.project = nn.Linear(latent * (2 if classes else 1), math.prod(self.start), bias=False)
+    def _layers(self, shape: Shape, width: int) -> nn.Sequential:
         widths = [width * 2**stage for stage in reversed(range(_stages(shape)))]
         blocks = [UpBlock(of, to) for of, to in itertools.pairwise([*widths, width])]
-        end = (nn.BatchNorm2d(width), nn.ReLU(inplace=True), nn.Conv2d(width, channels, 3, padding=1))
-        self.layers = nn.Sequential(*blocks, *end)
-
-    def forward(self, latent: Tensor, classes: Tensor | None) -> Tensor:
-        start = self.project(_joined(latent, self.embedding, classes)).view(-1, *self.start)
-        return self.layers(start)[:, :, : self.height, : self.width]  # type: ignore[no-any-return]
+        return nn.Sequential(*blocks, nn.BatchNorm2d(width), nn.ReLU(inplace=True), nn.Conv2d(width, shape[0], 3, padding=1))
 
 
 class Maxout(nn.Module):

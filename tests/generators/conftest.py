@@ -6,9 +6,12 @@ from typing import Any, get_args
 
 import pytest
 import torch
+from torch import Tensor
 
 from raygen.generators.families import FAMILIES
 from raygen.spec import FamilySpec, GeneratorSpec
+
+Shift = Callable[[Tensor, int, int], Tensor]
 
 SPECS: dict[str, type[FamilySpec]] = {
     get_args(model.model_fields["family"].annotation)[0]: model for model in get_args(get_args(GeneratorSpec)[0])
@@ -52,3 +55,29 @@ def make_spec(request: pytest.FixtureRequest) -> Callable[..., FamilySpec]:
     """Makes the spec of a family and its options, small unless told otherwise; a test runs once for each."""
     family, options = request.param
     return partial(SPECS[family], **{**options, "latent": 6, "width": 4})
+
+
+@pytest.fixture(scope="session")
+def shifted() -> Shift:
+    """What an image is when it is shifted down and right."""
+
+    def shifted(image: Tensor, down: int, right: int) -> Tensor:
+        """By hand: out[y, x] = in[y - down, x - right], and −1 where that is outside."""
+        _, height, width = image.shape
+        result = torch.full_like(image, -1.0)
+        inside = image[:, max(0, -down) : height - max(0, down), max(0, -right) : width - max(0, right)]
+        result[:, max(0, down) : height - max(0, -down), max(0, right) : width - max(0, -right)] = inside
+        return result
+
+    return shifted
+
+
+@pytest.fixture(scope="session")
+def shifts_of(shifted: Shift) -> Callable[[Tensor, Tensor, int], list[tuple[int, int]]]:
+    """All shifts, of at most so many pixels, that make one image of another."""
+
+    def shifts_of(image: Tensor, result: Tensor, reach: int) -> list[tuple[int, int]]:
+        offsets = range(-reach, reach + 1)
+        return [(down, right) for down in offsets for right in offsets if torch.equal(result, shifted(image, down, right))]
+
+    return shifts_of

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -46,22 +47,8 @@ def test_each_image_has_draws_of_its_own(policy: Policy, shape: Shape) -> None:
     assert len(results.flatten(1).unique(dim=0)) > 15
 
 
-def shifted(image: Tensor, down: int, right: int) -> Tensor:
-    """By hand: out[y, x] = in[y - down, x - right], and −1 where that is outside."""
-    _, height, width = image.shape
-    result = torch.full_like(image, -1.0)
-    inside = image[:, max(0, -down) : height - max(0, down), max(0, -right) : width - max(0, right)]
-    result[:, max(0, down) : height - max(0, -down), max(0, right) : width - max(0, -right)] = inside
-    return result
-
-
-def shifts_of(image: Tensor, result: Tensor, reach: int) -> list[tuple[int, int]]:
-    offsets = range(-reach, reach + 1)
-    return [(down, right) for down in offsets for right in offsets if torch.equal(result, shifted(image, down, right))]
-
-
 class TestTranslation:
-    def test_each_image_is_shifted_by_its_own_whole_pixels(self, shape: Shape) -> None:
+    def test_each_image_is_shifted_by_its_own_whole_pixels(self, shape: Shape, shifts_of: Any) -> None:
         images = images_of(shape, 300)
         result = translation(images, 0.2)  # 0.2 of the shorter side: 2 pixels
         assert result.shape == images.shape
@@ -73,7 +60,7 @@ class TestTranslation:
         images = images_of(shape)
         assert torch.equal(translation(images, 0.0), images)
 
-    def test_the_gradient_flows_back_to_where_the_pixel_came_from(self, shape: Shape) -> None:
+    def test_the_gradient_flows_back_to_where_the_pixel_came_from(self, shape: Shape, shifted: Any, shifts_of: Any) -> None:
         images = images_of(shape)
         images.requires_grad_(True)
         result = translation(images, 0.2)

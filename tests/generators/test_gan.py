@@ -83,20 +83,6 @@ class Quadratic(Linear):
         return super().forward(images**2, classes)
 
 
-def shifted(image: Tensor, down: int, right: int) -> Tensor:
-    """By hand: out[y, x] = in[y - down, x - right], and −1 where that is outside."""
-    _, height, width = image.shape
-    result = torch.full_like(image, -1.0)
-    inside = image[:, max(0, -down) : height - max(0, down), max(0, -right) : width - max(0, right)]
-    result[:, max(0, down) : height - max(0, -down), max(0, right) : width - max(0, -right)] = inside
-    return result
-
-
-def shifts_of(image: Tensor, result: Tensor, reach: int) -> list[tuple[int, int]]:
-    offsets = range(-reach, reach + 1)
-    return [(down, right) for down in offsets for right in offsets if torch.equal(result, shifted(image, down, right))]
-
-
 class TestGan:
     def test_losses_and_their_gradients(self) -> None:
         judge = Linear(SHAPE)
@@ -145,7 +131,7 @@ class TestGan:
             shown.append(learner.step(images, None)["discriminator_loss"])
         assert torch.equal(*shown)
 
-    def test_the_discriminator_sees_real_and_made_rows_shifted(self) -> None:
+    def test_the_discriminator_sees_real_and_made_rows_shifted(self, shifts_of: Any) -> None:
         for shift in (0.0, 0.25):
             judge = Linear(SHAPE)
             learner = with_judge(judge, diff_augment=shift)
@@ -426,6 +412,7 @@ def test_the_optimizers_take_the_betas() -> None:
 
 
 TWO_WORKERS = """
+import gc
 import sys
 from datetime import timedelta
 
@@ -452,6 +439,8 @@ for network in learner.networks.values():
         theirs = mine.detach().clone()
         dist.broadcast(theirs, 0)
         assert torch.equal(mine, theirs)
+learner = network = None  # what the process group is used by goes first: else torch may abort at exit
+gc.collect()
 dist.destroy_process_group()
 """
 

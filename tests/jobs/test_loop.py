@@ -121,6 +121,7 @@ def test_checkpoints_within_an_epoch_are_as_old_as_they_may_get(tmp_path: Path, 
 
 
 TWO = """
+import gc
 import sys
 from datetime import timedelta
 sys.path[:0] = [sys.argv[1]]
@@ -159,6 +160,8 @@ if world > 1:
 learns.synchronize()
 torch.save([found / world, learns.average.state_dict()], run / f"found-{rank}.pt")
 if world > 1:
+    both = learns = network = step = None  # what uses the process group goes first: else torch may abort at exit
+    gc.collect()
     dist.destroy_process_group()
 """
 
