@@ -24,6 +24,8 @@ SHOWN = 8
 PAGES = 1 << 20
 """Bytes of a column's pages that are read at a time where rows are streamed."""
 ROWS_AT_ONCE = 1024
+BLOCK = 1 << 24
+"""Bytes of encoded rows that are handed on at a time."""
 ROW = "_row"
 """The column that carries a row's address."""
 
@@ -39,11 +41,13 @@ class Fragment(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """Some rows of one side of the holdout in a row group: ``take`` of them, after the first ``skip``."""
+    """Some rows of one side of the holdout in a row group: ``take`` of them, after the first ``skip``; or as many of all of
+    them, drawn by a seed of 0 or more."""
 
     fragment: Fragment
     skip: int
     take: int
+    seed: int = -1
 
 
 @dataclass(frozen=True)
@@ -193,9 +197,10 @@ class Reader:
 
         if not pieces:
             return
-        items = [{**piece.fragment._asdict(), "skip": piece.skip, "take": piece.take} for piece in pieces]
+        items = [{**fragment._asdict(), "skip": skip, "take": take, "seed": seed} for fragment, skip, take, seed in pieces]
         dataset = ray.data.from_items(items, override_num_blocks=min(len(items), 1000))
         dataset.context.execution_options.preserve_order = True
+        dataset.context.target_max_block_size = BLOCK  # the first rows of a large piece are there before the last are read
         compute = ray.data.TaskPoolStrategy(size=2) if self.busy else None
         with user_errors():
             read = dataset.map_batches(self._encode, batch_size=1, num_cpus=0 if self.busy else 1, compute=compute)
@@ -212,8 +217,13 @@ class Reader:
         return self.joined([Piece(fragment, 0, rows) for fragment, rows in whole if rows])
 
     def _encode(self, items: dict[str, Any]) -> Iterator[Batch]:
-        for fragment, skip, take in zip(_items(items), items["skip"], items["take"], strict=True):
-            chosen = np.flatnonzero(self._mask(fragment))[skip : skip + take]
+        wanted = zip(items["skip"], items["take"], items["seed"], strict=True)
+        for fragment, (skip, take, seed) in zip(_items(items), wanted, strict=True):
+            chosen = np.flatnonzero(self._mask(fragment))
+            if seed < 0:
+                chosen = chosen[skip : skip + take]
+            else:
+                chosen = np.sort(np.random.default_rng(seed).choice(chosen, take, replace=False))
             first, stop, group = int(chosen[0]), int(chosen[-1]) + 1, fragment.row_group
             names = list(self.codec.fields)
             for table in read_rows(fragment.file, range(group, group + 1), first, stop - first, ROWS_AT_ONCE, names):

@@ -1,7 +1,7 @@
 """``autoencoder``: deterministic autoencoders with a density fitted on their latent space (Ghosh et al. 2020,
 "From variational to deterministic autoencoders", arXiv 1903.12436)."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -65,8 +65,21 @@ class Autoencoder(Family):
     def finish(self, batches: Iterable[tuple[Tensor, Tensor | None]]) -> dict[str, float]:
         """Fit the density on the averaged encoder's latents of all workers' rows."""
         assert isinstance(self.average, DensitySampler)
-        encoder = self.average.encoder.eval()
-        return self.average.density.learn((encoder(images, classes), classes) for images, classes in batches)
+        self.average.encoder.eval()
+        return self.average.density.learn(self._latents(batches))
+
+    @torch.no_grad()
+    def rehearse(self, batches: Iterable[tuple[Tensor, Tensor | None]]) -> None:
+        """Fit Gaussians, which are quickly fitted, on some rows."""
+        assert isinstance(self.average, DensitySampler)
+        training = self.average.training
+        self.average.eval()
+        self.average.density.rehearse(self._latents(batches))
+        self.average.train(training)
+
+    def _latents(self, batches: Iterable[tuple[Tensor, Tensor | None]]) -> Iterator[tuple[Tensor, Tensor | None]]:
+        assert isinstance(self.average, DensitySampler)
+        return ((self.average.encoder(images, classes), classes) for images, classes in batches)
 
 
 class DensitySampler(Sampler):

@@ -142,6 +142,10 @@ class Family(ABC):
         """
         return {}
 
+    def rehearse(self, batches: Iterable[tuple[Tensor, Tensor | None]]) -> None:  # noqa: B027  # most have nothing to do
+        """Called before rows of the averaged sampler are looked at in the midst of a training, on one worker alone, with
+        some training rows."""
+
     def synchronize(self) -> None:
         """Take rank 0's buffers, such as the running statistics of batch normalization, of which each worker has its own."""
         if dist.is_available() and dist.is_initialized():

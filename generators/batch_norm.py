@@ -38,10 +38,15 @@ def shared_statistics(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     unused = x.new_zeros(x.shape[1], dtype=torch.float32)  # of its type are the statistics, whatever that of x is
     mean, variance = torch.batch_norm_update_stats(x, unused, unused.clone(), 0.0)
     count = x.new_full((1,), x.numel() / x.shape[1], dtype=torch.float32)
-    sums = torch.cat([mean * count, (variance + mean.square()) * count, count])
-    dist.all_reduce(sums)
-    mean, square = (sums[:-1] / sums[-1]).chunk(2)
-    return mean, square - mean.square(), sums[-1]
+    own = torch.cat([mean, variance, count])
+    of_all = [torch.empty_like(own) for _ in range(dist.get_world_size())]
+    dist.all_gather(of_all, own)
+    means, variances = torch.stack(of_all)[:, :-1].chunk(2, dim=1)
+    counts = torch.stack(of_all)[:, -1:]
+    total = counts.sum()
+    mean = (counts * means).sum(0) / total
+    # Around the common mean: the difference of a mean square and a squared mean would be lost in rounding.
+    return mean, (counts * (variances + (means - mean).square())).sum(0) / total, total
 
 
 class _Normalize(torch.autograd.Function):

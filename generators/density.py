@@ -10,6 +10,9 @@ from torch import Tensor, nn
 from raygen.generators import noise as addressed
 from raygen.generators.gaussians import Moments, distributed, expectation_maximization
 
+MOST = 250_000
+"""Rows, of all workers, that a mixture is fitted to: those of a sample, where there are more."""
+
 
 class Density(nn.Module):
     """A Gaussian per class: mean ``(classes, d)`` and the Cholesky factor of its covariance.
@@ -21,11 +24,11 @@ class Density(nn.Module):
     mean: Tensor
     scale: Tensor
 
-    def __init__(self, components: int, latent: int) -> None:
+    def __init__(self, classes: int, latent: int, components: int = 1) -> None:
         super().__init__()
-        self.noise = latent
-        self.register_buffer("mean", torch.zeros(components, latent))
-        self.register_buffer("scale", torch.eye(latent).repeat(components, 1, 1))
+        self.noise, self.classes = latent, classes
+        self.register_buffer("mean", torch.zeros(classes * components, latent))
+        self.register_buffer("scale", torch.eye(latent).repeat(classes * components, 1, 1))
 
     def learn(self, latents: Iterable[tuple[Tensor, Tensor | None]]) -> dict[str, float]:
         """Fit the latents of all workers' rows: a worker gives its own, a batch at a time, ``(n, d)`` and classes ``(n,)``.
@@ -33,15 +36,23 @@ class Density(nn.Module):
         Returns:
             Figures of the fit.
         """
-        components, latent = self.mean.shape
-        moments = Moments.zeros(components, latent, self.mean.device)
-        for z, classes in latents:
-            component, z = of_class(z, classes), z.double()
-            moments.rows.index_add_(0, component, torch.ones_like(z[:, 0]))
-            moments.total.index_add_(0, component, z)
-            moments.square.index_add_(0, component, z[:, :, None] * z[:, None, :])
-        self.fit(*moments.of_all_workers())
+        self.fit(*self._moments(latents).of_all_workers())
         return {}
+
+    def rehearse(self, latents: Iterable[tuple[Tensor, Tensor | None]]) -> None:
+        """Fit a Gaussian to each class of some latents, for a look before ``learn``; other workers know nothing of it."""
+        components = len(self.mean) // self.classes
+        self.fit(*(moment.repeat_interleave(components, 0) for moment in self._moments(latents)))
+
+    def _moments(self, latents: Iterable[tuple[Tensor, Tensor | None]]) -> Moments:
+        """By class."""
+        moments = Moments.zeros(self.classes, self.mean.shape[1], self.mean.device)
+        for z, given in latents:
+            of, z = of_class(z, given), z.double()
+            moments.rows.index_add_(0, of, torch.ones_like(z[:, 0]))
+            moments.total.index_add_(0, of, z)
+            moments.square.index_add_(0, of, z[:, :, None] * z[:, None, :])
+        return moments
 
     def fit(self, count: Tensor, total: Tensor, square: Tensor) -> None:
         """From the number of rows, the sum of latents and the sum of their outer products, per component, in float64."""
@@ -70,7 +81,7 @@ class Mixture(Density):
     weight: Tensor
 
     def __init__(self, classes: int, components: int, latent: int) -> None:
-        super().__init__(classes * components, latent)
+        super().__init__(classes, latent, components)
         self.noise = latent + 1
         self.register_buffer("weight", torch.full((classes, components), 1 / components))
 
@@ -98,19 +109,23 @@ class Mixture(Density):
     def _gathered(self, latents: Iterable[tuple[Tensor, Tensor | None]]) -> tuple[Tensor, Tensor, Tensor]:
         """This worker's latents, float64 ``(n, d)``, uniform numbers of their rows ``(n, components)``, and their classes.
 
-        Workers take turns by the batch, so that a row has the same number among all of theirs however many they are.
+        Workers take turns by the batch, so that a row has the same numbers among all of theirs however many they are. Of
+        more than ``MOST`` rows, those whose first number is smallest are taken.
         """
         rank, workers = (dist.get_rank(), dist.get_world_size()) if distributed() else (0, 1)
-        z: list[Tensor] = [self.mean.double()[:0]]
-        uniform: list[Tensor] = [self.weight.double()[:0]]
-        of: list[Tensor] = [of_class(self.mean[:0], None)]
+        numbers = self.weight.shape[1] + 1
+        none = self.mean.double()[:0], self.mean.new_zeros(0, numbers).double(), of_class(self.mean[:0], None)
+        parts, size, rows, most = [none], 0, 0, -(-MOST // workers)
         for turn, (latent, classes) in enumerate(latents):
-            z.append(latent.double())
-            first = (turn * workers + rank) * len(z[1])
-            words = addressed.words(0, "components", range(first, first + len(latent)), self.weight.shape[1])
-            uniform.append(torch.from_numpy((words >> np.uint64(11)).astype(np.float64) * 2.0**-53).to(latent.device))
-            of.append(of_class(latent, classes))
-        return torch.cat(z), torch.cat(uniform), torch.cat(of)
+            size, rows = size or len(latent), rows + len(latent)
+            first = (turn * workers + rank) * size
+            words = addressed.words(0, "components", range(first, first + len(latent)), numbers)
+            uniform = torch.from_numpy((words >> np.uint64(11)).astype(np.float64) * 2.0**-53).to(latent.device)
+            parts.append((latent.double(), uniform, of_class(latent, classes)))
+            if rows > 2 * most:
+                parts, rows = [_least(parts, most)], most
+        z, uniform, of = _least(parts, most)
+        return z, uniform[:, 1:], of
 
     def component(self, noise: Tensor, classes: Tensor | None) -> Tensor:
         """By the cumulative weights, from the uniform number that the last one is by its distribution function."""
@@ -120,6 +135,13 @@ class Mixture(Density):
         bounds = (cumulative / cumulative[:, -1:])[:, :-1]
         uniform: Tensor = torch.special.ndtr(noise[:, -1].double())
         return of * self.weight.shape[1] + (uniform[:, None] >= bounds[of]).sum(1)
+
+
+def _least(parts: list[tuple[Tensor, Tensor, Tensor]], most: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Latents, numbers and classes of all parts; of those rows whose first numbers are smallest, where there are more."""
+    z, uniform, of = map(torch.cat, zip(*parts, strict=True))
+    chosen = uniform[:, 0].argsort(stable=True)[:most].sort().values
+    return z[chosen], uniform[chosen], of[chosen]
 
 
 def of_class(rows: Tensor, classes: Tensor | None) -> Tensor:

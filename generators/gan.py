@@ -93,7 +93,9 @@ class Gan(Family):
         """What the generator descends."""
         logits, guesses = local(self.networks["discriminator"])(self._augment(fake), classes)
         loss = generator_loss(self.spec.loss, logits.float())
-        return loss + self.spec.auxiliary_weight * class_loss(guesses, classes), {"generator_loss": loss.detach()}
+        # The level of a critic means nothing, so neither does that of its logits.
+        shown = {} if self.spec.loss == "wgan_gp" else {"generator_loss": loss.detach()}
+        return loss + self.spec.auxiliary_weight * class_loss(guesses, classes), shown
 
     def _penalty(self, logits: Sequence[Tensor], seen: Sequence[Tensor]) -> Tensor | float:
         """Of the slope at real images or at those between, whichever is differentiable."""

@@ -32,8 +32,9 @@ class Vae(Family):
 
     Three options change what the divergence costs: ``beta`` weighs it (Higgins et al. 2017, "beta-VAE"); ``kl_warmup`` is
     the share of the training over which that weight rises from 0 (Sønderby et al. 2016, arXiv 1602.02282); of each
-    dimension of the latent, ``free_bits`` nats cost nothing more, on the mean over the batch (Kingma et al. 2016,
-    arXiv 1606.04934). ``loss`` is what is descended; ``reconstruction`` and ``divergence`` add up to the bound.
+    dimension of the latent, ``free_bits`` nats cost nothing more, on the mean over the rows that a worker sees at once
+    (Kingma et al. 2016, arXiv 1606.04934). ``loss`` is what is descended; ``reconstruction`` and ``divergence`` add up to
+    the bound.
     """
 
     spec: VaeSpec

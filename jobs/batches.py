@@ -78,7 +78,8 @@ class InMemory:
 
 @dataclass
 class Streamed:
-    """Rows that are read whenever they are wanted.
+    """Rows that are read whenever they are wanted. Where the number of workers changes within an epoch, what is left of it
+    is another part of the rows: some are seen twice in it, and some not.
 
     Attributes:
         epochs: how many there will be: near the end of each but the last, the beginning of the next is read already.
@@ -118,13 +119,15 @@ class Streamed:
         wanted = [window]
         while sum(map(len, wanted)) < seen + left:
             wanted.append(next(ahead))
-        read = self.reader.read([piece for window in wanted for piece in pieces(parts, window)])
+        read = self.reader.read([piece for rows in _joined(wanted) for piece in pieces(parts, rows)])
         whole = _cut(read, map(len, wanted))
         mixed = (self._mix(rows, epoch, window.start) for rows, window in zip(whole, wanted, strict=True))
         yield from islice(_cut(mixed, [*([seen] if seen else []), *[self.size] * (left // self.size)]), int(seen > 0), None)
 
     def once(self) -> Iterator[Batch]:
-        yield from self.reader.read(pieces(self.parts, self.share.of(self.total)))
+        mine = self.share.of(self.total)
+        sizes = [min(self.size, mine.stop - first) for first in range(mine.start, mine.stop, self.size)]
+        yield from _cut(self.reader.read(pieces(self.parts, mine)), sizes)
 
     def _mix(self, rows: Batch, epoch: int, first: int) -> Batch:
         order = np.random.default_rng([self.seed, epoch, first]).permutation(len(next(iter(rows.values()))))
@@ -132,15 +135,14 @@ class Streamed:
 
 
 def some(reader: stream.Reader, count: int, seed: int) -> Batch:
-    """About so many rows, or all, from a few places of the source."""
+    """About so many rows, or all, in no order, from a few row groups: any of their rows, for data may be sorted."""
     random = np.random.default_rng(seed)
     parts = [part for part in zip(reader.source.fragments, reader.counts(), strict=True) if part[1]]
     places = [parts[index] for index in sorted(random.permutation(len(parts))[:PLACES])]
     each = -(-count // max(1, len(places)))
-    wanted = [
-        stream.Piece(fragment, int(random.integers(max(1, rows - each + 1))), min(each, rows)) for fragment, rows in places
-    ]
-    return reader.joined(wanted)
+    rows = reader.joined([stream.Piece(fragment, 0, min(each, count), seed) for fragment, count in places])
+    order = random.permutation(_len(rows))
+    return {name: values[order] for name, values in rows.items()}
 
 
 def steps(rows: int, batch_size: int) -> int:
@@ -163,6 +165,17 @@ def pieces(parts: Iterable[tuple[stream.Fragment, int]], rows: range) -> list[st
             found.append(stream.Piece(fragment, start - first, stop - start))
         first += count
     return found
+
+
+def _joined(windows: Iterable[range]) -> list[range]:
+    """Those that follow each other as one, so that a row group that has several is read once."""
+    joined: list[range] = []
+    for window in windows:
+        if joined and joined[-1].stop == window.start:
+            joined[-1] = range(joined[-1].start, window.stop)
+        else:
+            joined.append(window)
+    return joined
 
 
 def _begun(batches: Iterator[Batch]) -> Iterator[Batch]:

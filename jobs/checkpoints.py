@@ -1,52 +1,91 @@
-"""The checkpoints of a training run: whole files, the last few, the newest that can be read first."""
+"""The checkpoints of a training run: whole files, the last few, the newest that is whole first."""
 
+import hashlib
 import io
+from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from raygen.datasets.storage import Folder
 from raygen.errors import OutputError
-from raygen.generators.base import Family
+from raygen.generators.base import Family, local
 from raygen.jobs import progress
 
 KEPT = 2
+_DIGEST = 64  # characters, before the content
 
 
 class Checkpoints:
-    """Of a run. They hold what a family and its training loop need to go on as if nothing had happened."""
+    """Of a run. They hold what a family and its training loop need to go on as if nothing had happened.
 
-    def __init__(self, run: Folder) -> None:
-        self.folder = run / "checkpoints"
+    Args:
+        kept: how many.
+    """
+
+    def __init__(self, run: Folder, kept: int = KEPT) -> None:
+        self.folder, self.kept = run / "checkpoints", kept
 
     def save(self, step: int, family: Family, loop: dict[str, Any]) -> None:
         """Write the state after a step; ``loop`` has numbers, text and tensors."""
         buffer = io.BytesIO()
         torch.save({"step": step, "loop": loop, "family": family.state_dict()}, buffer)
-        self.folder.write(f"step-{step:09d}.pt", buffer.getvalue())
-        for name in self.names()[:-KEPT]:
+        content = buffer.getvalue()
+        self.folder.write(f"step-{step:09d}.pt", hashlib.sha256(content).hexdigest().encode() + content)
+        written = self.names()
+        # What was killed while it wrote has left a temporary file.
+        for name in {*self.folder.names()}.difference(written).union(written[: -self.kept]):
             self.folder.delete(name)
 
     def restore(self, family: Family) -> tuple[int, dict[str, Any] | None]:
-        """Steps done, and what the loop had saved: of the newest checkpoint that is whole, or nothing."""
-        for name in reversed(self.names()):
+        """Steps done, and what the loop had saved: of the newest checkpoint that is whole, or nothing.
+
+        Raises:
+            OutputError: it is of another architecture; a parameter that differs is named. Nothing has been loaded then.
+        """
+        state = self.newest(family.device)
+        if state is None:
+            return 0, None
+        networks = {name: local(network) for name, network in family.networks.items()}
+        check_same(self.folder, networks, state["family"]["networks"], f"begin anew: remove {self.folder.uri}")
+        family.load_state_dict(state["family"])
+        return int(state["step"]), state["loop"]
+
+    def newest(self, device: torch.device) -> dict[str, Any] | None:
+        """What ``save`` wrote last, of what is whole; None where nothing is."""
+        names = self.names()
+        for name in reversed(names):
             try:
-                state = self.load(name, family.device)
-                family.load_state_dict(state["family"])
-                return int(state["step"]), state["loop"]
+                content = self.folder.read(name)
             except FileNotFoundError:
                 continue
-            except OutputError:
-                raise  # the storage, not the file: another rank may well read it
-            except Exception as error:  # torch raises whatever the broken bytes lead it to
-                reason = (str(error).splitlines() or [type(error).__name__])[0]
-                progress.say(f"{self.folder.uri}/{name}: cannot be read ({reason}); going back to the one before")
-        return 0, None
-
-    def load(self, name: str, device: torch.device) -> dict[str, Any]:
-        """What ``save`` wrote."""
-        state: dict[str, Any] = torch.load(io.BytesIO(self.folder.read(name)), map_location=device, weights_only=True)
-        return state
+            if hashlib.sha256(content[_DIGEST:]).hexdigest().encode() == content[:_DIGEST]:
+                state: dict[str, Any] = torch.load(io.BytesIO(content[_DIGEST:]), map_location=device, weights_only=True)
+                return state
+            then = "beginning anew" if name == names[0] else "going back to the one before"
+            progress.say(f"{self.folder.uri}/{name}: is not what was written, {then}")
+        return None
 
     def names(self) -> list[str]:
         return [name for name in self.folder.names() if name.startswith("step-") and name.endswith(".pt")]
+
+
+def check_same(where: Folder, here: Mapping[str, nn.Module], there: Mapping[str, Mapping[str, Tensor]], hint: str) -> None:
+    """Fail unless weights fit networks, by their names.
+
+    Raises:
+        OutputError: one does not; a network or a parameter that differs is named.
+    """
+    if here.keys() != there.keys():
+        raise OutputError(f"{where.uri}: has the networks {', '.join(there)}, not {', '.join(here)}", hint)
+    for network, module in here.items():
+        own = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+        given = {name: tuple(tensor.shape) for name, tensor in there[network].items()}
+        for name in sorted({*own, *given}):
+            if own.get(name) != given.get(name):
+                shapes = [str(shapes[name]) if name in shapes else "missing" for shapes in (given, own)]
+                key = f"{network}.{name}" if network else name
+                raise OutputError(
+                    f"{where.uri}: is of another architecture: {key} is {shapes[0]} there, {shapes[1]} here", hint
+                )

@@ -61,7 +61,7 @@ class Loop:
     ) -> None:
         self.options, self.family, self.rows, self.share = options, family, rows, share
         self.run, self.tensors, self.notes = run, tensors, notes
-        self.checkpoints = Checkpoints(run)
+        self.checkpoints = Checkpoints(run, options.keep_checkpoints)
         self.steps = steps(rows.total, options.batch_size)
         self.problem = ""
         self.done, saved = self.checkpoints.restore(family)
@@ -80,19 +80,22 @@ class Loop:
             post: tells the driver how many rows are done, and a note.
         """
         options, device = self.options, self.family.device
-        autocast = torch.autocast(device.type, torch.bfloat16, enabled=reduced(options.precision, device))
+        # Without its cache: some versions of torch keep there what was cast where no gradient was asked for.
+        enabled = reduced(options.precision, device)
+        autocast = torch.autocast(device.type, torch.bfloat16, enabled=enabled, cache_enabled=False)
         posted = time.monotonic()
         self.began = posted - (self.history[-1]["seconds"] if self.history else 0.0)
         while self.done < options.epochs * self.steps and everywhere(self._patient(), device):
             for batch in self.rows.epoch(*divmod(self.done, self.steps)):
                 with autocast:
                     losses = self._step(batch)
-                if self.done % CHECKED == 0 and not self._sound():
+                if (self.done == 1 or self.done % CHECKED == 0) and not self._sound():
                     return
                 if self.notes and time.monotonic() - posted > POSTED:
                     posted = time.monotonic()
                     post(self.done * options.batch_size, "  ".join(f"{n} {v.item():.3g}" for n, v in losses.items()))
-                    if self.done % self.steps and self._age() > max(POSTED, options.checkpoint_seconds):
+                    due = self.done % self.steps and self._age() > max(POSTED, options.checkpoint_seconds)
+                    if due and not self._problem(self._means()):
                         self._save()
             if not self._sound():
                 return
@@ -123,6 +126,7 @@ class Loop:
         if self.notes is None:
             return
         sampler = self.family.average
+        self.family.rehearse(map(self.tensors, self.notes.some))
         row |= self.notes.look(sampler, self.done, row)
         if options.watch is not None and epoch % options.watch.every == 0:
             row |= self.notes.scores(sampler)
@@ -134,21 +138,31 @@ class Loop:
                 self.best.since += 1
         if self.done == options.epochs * self.steps or self._age() >= options.checkpoint_seconds or not self._patient():
             self._save()
+            self.notes.publish()
 
     def _patient(self) -> bool:
         watch = self.options.watch
         return watch is None or watch.patience is None or self.best is None or self.best.since < watch.patience
 
     def _sound(self) -> bool:
-        """Whether the losses are: their means over this epoch so far, and over all workers."""
-        means = torch.stack(list(self.sums.values())).double() / (self.done % self.steps or self.steps)
-        if self.share.world > 1:
-            dist.all_reduce(means)
-        values = (means / self.share.world).tolist()
-        self.means = {name: round(value, 6) for name, value in zip(self.sums, values, strict=True)}
+        """Whether the losses are, over all workers: those of the first step, later their means over this epoch so far."""
+        self.means = self._means(everywhere=True)
         self.first = self.first or self.means
-        self.problem = unsound(self.means, self.first)
+        self.problem = self._problem(self.means)
         return not self.problem
+
+    def _means(self, everywhere: bool = False) -> dict[str, float]:
+        """Of the losses over this epoch so far, of this worker's rows or of those of all."""
+        means = torch.stack(list(self.sums.values())).double() / (self.done % self.steps or self.steps)
+        if everywhere and self.share.world > 1:
+            dist.all_reduce(means)
+            means /= self.share.world
+        return {name: round(value, 6) for name, value in zip(self.sums, means.tolist(), strict=True)}
+
+    def _problem(self, means: dict[str, float]) -> str:
+        """What is wrong with them, or with the weights, which are the same on every worker."""
+        finite = all(p.isfinite().all() for network in self.family.networks.values() for p in network.parameters())
+        return unsound(means, self.first) or ("" if finite else "a weight is not a finite number")
 
     def _age(self) -> float:
         return time.monotonic() - self.saved
@@ -158,13 +172,12 @@ class Loop:
         best = None if self.best is None else asdict(self.best)
         state = {"history": json.dumps(self.history), "first": self.first, "sums": self.sums, "best": best}
         self.checkpoints.save(self.done, self.family, state)
-        if self.notes:
-            self.notes.publish()
         self.saved = time.monotonic()
 
 
 def shares_statistics(asked: str | bool, rows: int) -> bool:
-    """Whether workers normalize by the statistics of all: ``auto`` is where those of so many rows of their own are poor."""
+    """Whether workers normalize by the statistics of all: ``auto`` is where those of so many rows, which each has at once,
+    are poor."""
     return rows < FEW_ROWS if asked == "auto" else bool(asked)
 
 

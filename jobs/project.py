@@ -50,7 +50,7 @@ class Project:
             "data": self.source.fingerprint,
             "dataset": dataset,
             "generator": self.spec.generator.model_dump(mode="json"),
-            "train": self.spec.train.model_dump(mode="json", exclude={"checkpoint_seconds"}),
+            "train": self.spec.train.model_dump(mode="json", exclude={"checkpoint_seconds", "keep_checkpoints"}),
         }
         digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
         return self.folder / "train" / digest[:12]

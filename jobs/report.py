@@ -4,6 +4,7 @@ import base64
 import hashlib
 import io
 import json
+from itertools import chain
 from typing import Any
 
 from raygen.datasets.storage import Folder
@@ -97,14 +98,16 @@ def _picture(folder: Folder, name: str) -> str:
 
 
 def _curves(history: list[dict[str, Any]]) -> str:
-    """Every training metric over epochs as one SVG, in the colours of the page around it."""
+    """Every training metric over epochs as one SVG, in the colours of the page around it; some are not of every epoch."""
     from matplotlib.figure import Figure
 
-    names = [name for name in history[0] if name not in ("epoch", "step", "seconds")]
+    names = [name for name in dict.fromkeys(chain.from_iterable(history)) if name not in ("epoch", "step", "seconds")]
     figure = Figure(figsize=(9, 2.6 * -(-len(names) // 2)), layout="constrained")
     for index, name in enumerate(names):
         axes = figure.add_subplot(-(-len(names) // 2), min(2, len(names)), index + 1)
-        axes.plot([row["epoch"] for row in history], [row[name] for row in history], color="#3b7dd8", linewidth=1.5)
+        known = [row for row in history if name in row]
+        marker = "." if len(known) < len(history) or len(known) == 1 else ""
+        axes.plot([row["epoch"] for row in known], [row[name] for row in known], marker, ls="-", color="#3b7dd8", lw=1.5)
         axes.set_title(name.replace("_", " "), fontsize=10, loc="left")
         axes.set_xlabel("epoch", fontsize=8)
         axes.tick_params(labelsize=8)

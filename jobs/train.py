@@ -9,6 +9,7 @@ from contextlib import closing, nullcontext
 from functools import partial
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from pyarrow.fs import FSSpecHandler, PyFileSystem
@@ -23,16 +24,18 @@ from raygen.generators.base import Family, Sampler
 from raygen.generators.generator import Generator, untrained
 from raygen.jobs import batches, progress, watch
 from raygen.jobs.batches import InMemory, Rows, Share, Streamed, steps
-from raygen.jobs.checkpoints import Checkpoints
+from raygen.jobs.checkpoints import Checkpoints, check_same
 from raygen.jobs.loop import Loop, everywhere, shares_statistics, together
 from raygen.jobs.project import Project, read_json, write_json
 from raygen.load import load_spec
-from raygen.spec import ElasticSpec, Spec, TrainSpec
+from raygen.metrics import features
+from raygen.spec import ElasticSpec, Spec
 
-FAILURES = 3  # of workers, after which a training is given up
+FAILURES, FAILURES_OF_ELASTIC = 3, 100  # of workers, after which a training is given up; some come and go
 WAITS = 1  # for workers to get their resources, each of a minute, before it is given up
 FEWEST = 32  # held-out rows that a watch compares with
-CLASSIFIED = 10_000  # training rows that the watching classifier learns from
+CLASSIFIED, CLASSIFIED_PIXELS = 10_000, 1 << 23  # training rows that the watching classifier learns from, at most
+SOME, SOME_BYTES = 2000, 1 << 26  # training rows that a family may see again before rows of its are looked at, at most
 STOPPED = "stopped.json"
 DIFFERENT = "give generator the options that it was trained with, or begin with another one"
 
@@ -62,7 +65,7 @@ def train(project: Project) -> Folder:
         project.run.write("spec.yaml", spec.to_yaml().encode())
         _export(fresh.exported(), chosen, spec, _where(project), {}, project.source.rows)
         return project.trained()
-    if spec.train.start_from is not None:
+    if spec.train.start_from is not None and not Checkpoints(project.run).names():
         begin(fresh, Folder(spec.train.start_from))  # or fail now
     reader = stream.Reader(project.source, chosen, spec.dataset.holdout)
     count = sum(reader.counts())
@@ -93,9 +96,10 @@ def _fit(project: Project, reader: stream.Reader, count: int) -> None:
 
     spec, options = project.spec, project.spec.train
     resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    workers, gpu, cpu = placement(options.workers, options.batch_size, resources, torch.cuda.is_available())
+    at_once = options.batch_size // options.accumulate
+    workers, gpu, cpu = placement(options.workers, at_once, resources, torch.cuda.is_available())
     most = max(workers) if isinstance(workers, tuple) else workers
-    watched = _watched(options, reader)
+    watched = _watched(spec, reader)
     cached = _fits(options.cache, count * batches.row_bytes(reader.codec))
     everything = reader.everything() if cached else None
     total = options.epochs * steps(count, options.batch_size) * options.batch_size
@@ -106,6 +110,8 @@ def _fit(project: Project, reader: stream.Reader, count: int) -> None:
             "source": ray.put(reader.source),
             "rows": None if everything is None else ray.put(everything),
             "watched": ray.put(watched),
+            # Workers run elsewhere: the place is made absolute here.
+            "start": None if options.start_from is None else Folder(options.start_from).uri,
             "busy": most * cpu > resources.get("CPU", 1) - 1,
             **_where(project),
             "box": box,
@@ -127,7 +133,7 @@ def _fit(project: Project, reader: stream.Reader, count: int) -> None:
                 storage_path=project.run.path,
                 storage_filesystem=PyFileSystem(FSSpecHandler(project.run.fs)),
                 failure_config=ray.train.FailureConfig(
-                    max_failures=FAILURES,
+                    max_failures=FAILURES_OF_ELASTIC if isinstance(workers, tuple) else FAILURES,
                     controller_failure_limit=WAITS,  # type: ignore[call-arg]
                 ),
             ),
@@ -136,6 +142,8 @@ def _fit(project: Project, reader: stream.Reader, count: int) -> None:
             try:
                 trainer.fit()
             except ray.train.ControllerError as error:
+                if not type(error.controller_failure).__name__.startswith("WorkerGroupStartup"):
+                    raise
                 free = ray.available_resources()  # type: ignore[no-untyped-call]
                 has = ", ".join(
                     f"{resources.get(name, 0):g} {name}s ({free.get(name, 0):g} free)" for name in ("CPU", "GPU")
@@ -154,17 +162,25 @@ def _fits(cache: bool | str, size: int) -> bool:
     return size <= min(stores) / 2 if cache == "auto" else bool(cache)
 
 
-def _watched(options: TrainSpec, reader: stream.Reader) -> dict[str, Batch]:
+def _watched(spec: Spec, reader: stream.Reader) -> dict[str, Batch]:
     """Some real rows: what probes are compared with, and what the watch, where there is one, learns and compares."""
-    rows = {"probes": batches.some(reader, watch.PROBES, options.seed)}
+    options, condition, codec = spec.train, spec.generator.condition, reader.codec
+    name, image = codec.image
+    rows = {"some": batches.some(reader, max(watch.PROBES, min(SOME, SOME_BYTES // batches.row_bytes(codec))), options.seed)}
     if options.watch is not None:
-        held = stream.Reader(reader.source, reader.codec, reader.holdout, held=True)
-        rows["training"] = batches.some(reader, CLASSIFIED, options.seed)
+        held = stream.Reader(reader.source, codec, reader.holdout, held=True)
+        learnt = min(CLASSIFIED, CLASSIFIED_PIXELS // (min(image.height, features.SIDE) * min(image.width, features.SIDE)))
+        rows["training"] = batches.some(reader, learnt, options.seed)
         rows["held"] = batches.some(held, options.watch.rows, options.seed)
-        if (count := len(rows["held"][reader.codec.image[0]])) < FEWEST:
+        if (count := len(rows["held"][name])) < FEWEST:
             raise DataError(
                 f"train.watch: {count} rows are held out, too few to compare with",
                 f"raise dataset.holdout, give more data, or leave train.watch out; it takes {FEWEST} rows",
+            )
+        if options.watch.metric == "label_agreement" and len(np.unique(rows["training"][str(condition)])) < 2:
+            raise DataError(
+                f"train.watch: the rows to train on have one value of {condition!r} only, so none can be mistaken",
+                "let train.watch.metric be frechet_distance, or give rows of other classes",
             )
     return rows
 
@@ -177,18 +193,18 @@ class Placement(NamedTuple):
     cpu: float
 
 
-def placement(asked: int | str | ElasticSpec, batch_size: int, cluster: dict[str, float], gpu_here: bool) -> Placement:
-    """Where the spec's workers go on a cluster.
+def placement(asked: int | str | ElasticSpec, rows: int, cluster: dict[str, float], gpu_here: bool) -> Placement:
+    """Where the spec's workers go on a cluster, who look at so many rows at once together.
 
-    ``auto`` is a worker per GPU, but no more than share a batch evenly; without GPUs it is one. One worker runs in this
+    ``auto`` is a worker per GPU, but no more than share those rows evenly; without GPUs it is one. One worker runs in this
     process, unless the GPU is elsewhere. GPUs and CPUs are shared where there are fewer than workers, so that a job asked
     of a small machine runs rather than waits for ever. Elastic workers share nothing, unless there is no room for the least.
     """
     gpus, cpus = int(cluster.get("GPU", 0)), max(1, int(cluster.get("CPU", 1)))
     if isinstance(asked, ElasticSpec):
-        _, gpu, cpu = placement(asked.min, batch_size, cluster, False)
+        _, gpu, cpu = placement(asked.min, rows, cluster, False)
         return Placement((asked.min, asked.max), 1.0 if gpus and not gpu else gpu, cpu or 1.0)
-    shared_evenly = (n for n in range(max(1, gpus), 0, -1) if batch_size % n == 0)
+    shared_evenly = (n for n in range(max(1, gpus), 0, -1) if rows % n == 0)
     workers = next(shared_evenly) if asked == "auto" else int(asked)
     if workers == 1 and (not gpus or gpu_here):
         return Placement(0, 0.0, 0.0)
@@ -219,21 +235,22 @@ def _learn(config: dict[str, Any]) -> None:
     family.pieces, family.clip = options.accumulate, options.clip_gradients
     for network in family.networks.values():
         network.to(memory_format=torch.channels_last)
-    if options.start_from is not None:
-        begin(family, Folder(options.start_from))
     run, notes = Folder(config["run"]), None
     if share.rank == 0:
         watched, condition = ray.get(config["watched"]), spec.generator.condition
-        probes = watch.Probes(watched["probes"][codec.image[0]], watched["probes"].get(condition), options.seed)
-        notes = watch.Notes(probes, lambda: watch.Judge.of(options, watched, codec.image[0], condition), run)
+        some = list(InMemory(watched["some"], watch.PROBES, options.seed, Share(0, 1)).once())
+        probes = watch.Probes(some[0][codec.image[0]], some[0].get(str(condition)), options.seed)
+        notes = watch.Notes(probes, lambda: watch.Judge.of(options, watched, codec, condition), run, some)
     loop = Loop(options, family, rows, share, run, tensors, notes)
+    if config["start"] is not None and not loop.done:
+        begin(family, Folder(config["start"]))
     if share.world > 1:
         if not everywhere(_same(loop.done, device), device):
             raise ResourceError(
                 f"{config['run']}: the workers see different checkpoints",
                 "give a storage that all machines share, such as s3://",
             )
-        together(family, shares_statistics(options.sync_batch_norm, options.batch_size // share.world))
+        together(family, shares_statistics(options.sync_batch_norm, options.batch_size // share.world // options.accumulate))
     if options.compile:
         family.compile()
 
@@ -263,34 +280,19 @@ def begin(family: Family, start: Folder) -> None:
     if start.exists(artifact.DOCUMENT):
         _, weights = artifact.read(start)
         sampler = family.sampler()
-        _same_shapes(start, "", sampler, weights)
+        check_same(start, {"": sampler}, {"": weights}, DIFFERENT)
         sampler.load_state_dict(weights)
-    elif names := Checkpoints(start).names():
-        state = Checkpoints(start).load(names[-1], family.device)["family"]["networks"]
-        if state.keys() != family.networks.keys():
-            raise OutputError(
-                f"{start.uri}: has the networks {', '.join(state)}, not {', '.join(family.networks)}", DIFFERENT
-            )
+    elif (state := Checkpoints(start).newest(family.device)) is not None:
+        weights = state["family"]["networks"]
+        check_same(start, family.networks, weights, DIFFERENT)
         for name, network in family.networks.items():
-            _same_shapes(start, f"{name}.", network, state[name])
-            network.load_state_dict(state[name])
+            network.load_state_dict(weights[name])
     else:
         raise OutputError(
             f"{start.uri}: is neither a generator nor a run with a checkpoint",
             "give <storage>/<name>/generators/<digest>, or <storage>/<name>/train/<run>",
         )
     family.average.load_state_dict(family.sampler().state_dict())
-
-
-def _same_shapes(start: Folder, prefix: str, network: torch.nn.Module, weights: dict[str, Tensor]) -> None:
-    here = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
-    there = {name: tuple(tensor.shape) for name, tensor in weights.items()}
-    for name in sorted({*here, *there}):
-        if here.get(name) != there.get(name):
-            shapes = [str(shapes[name]) if name in shapes else "missing" for shapes in (there, here)]
-            raise OutputError(
-                f"{start.uri}: is of another architecture: {prefix}{name} is {shapes[0]} there, {shapes[1]} here", DIFFERENT
-            )
 
 
 def _same(number: int, device: torch.device) -> bool:

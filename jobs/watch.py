@@ -4,7 +4,7 @@ how near are generated rows to held-out ones?"""
 import math
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from raygen.datasets.codec import Batch
+from raygen.datasets.codec import Batch, Codec
 from raygen.datasets.storage import Folder
 from raygen.generators import noise
 from raygen.generators.base import Sampler
@@ -32,11 +32,11 @@ PROBES = 64
 
 
 def unsound(losses: Mapping[str, float], first: Mapping[str, float]) -> str:
-    """What is wrong with losses, given what they were at first; nothing where they are sound."""
+    """What is wrong with losses, given what they were at first; nothing where they are sound. To fall is no mistake."""
     for name, value in losses.items():
         if not math.isfinite(value):
             return f"{name} is {value}"
-        if abs(value) > EXPLODED * max(1.0, abs(first.get(name, math.inf))):
+        if value > EXPLODED * max(1.0, abs(first.get(name, math.inf))):
             return f"{name} is {value:.3g}, and was {first[name]:.3g} at first"
     return ""
 
@@ -103,14 +103,16 @@ class Judge:
         self.reference = self.features(self.held)
 
     @classmethod
-    def of(cls, options: TrainSpec, rows: Mapping[str, Batch], image: str, condition: str | None) -> "Judge":
-        """On ``held`` rows, by features of a classifier that learns from ``training`` rows, or of pixels without classes."""
+    def of(cls, options: TrainSpec, rows: Mapping[str, Batch], codec: Codec, condition: str | None) -> "Judge":
+        """On ``held`` rows, by features of a classifier that learns from ``training`` rows, or of pixels where they have
+        no two classes."""
+        image = codec.image[0]
         images, classes = rows["training"][image], rows["training"].get(condition or "")
         held, given = rows["held"][image], rows["held"].get(condition or "")
         known = slice(None) if given is None else given >= 0
         features: Features
-        if classes is not None and len(np.unique(classes)) > 1:
-            features = Classifier.fit(images, classes, int(classes.max()) + 1, options.seed)
+        if condition is not None and classes is not None and len(np.unique(classes)) > 1:
+            features = Classifier.fit(images, classes, len(codec.categories[condition].values), options.seed)
         else:
             features = Pixels.fit(images)
         return cls(features, held[known], None if given is None else given[known], options.seed)
@@ -141,18 +143,20 @@ class Notes:
 
     Args:
         judge: made when it is first asked for, since its classifier has to be trained.
+        some: of the training rows, for families that have to see some before rows of theirs can be looked at.
     """
 
-    def __init__(self, probes: Probes, judge: Callable[[], Judge], run: Folder) -> None:
-        self.probes, self.run = probes, run / "tensorboard"
+    def __init__(self, probes: Probes, judge: Callable[[], Judge], run: Folder, some: Sequence[Batch] = ()) -> None:
+        self.probes, self.run, self.some = probes, run / "tensorboard", some
         self.judge = cache(judge)
         self.place = self.run.local or Path(tempfile.mkdtemp())
         self.writer: Any = None
 
     def look(self, sampler: Sampler, step: int, row: Mapping[str, Any]) -> dict[str, float]:
-        """How diverse the probes are; they and the row become curves and pictures."""
+        """How diverse the probes are, where real rows are; they and the row become curves and pictures."""
         made = self.probes.made(sampler)
-        found = {"diversity": round(self.probes.diversity(made), 6)}
+        diversity = self.probes.diversity(made)
+        found = {"diversity": round(diversity, 6)} if math.isfinite(diversity) else {}
         if self.writer is None:
             from tensorboardX import SummaryWriter
 

@@ -20,6 +20,7 @@ Floats = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.integer[Any]]
 
 SMALLEST = 8  # pixels; two poolings leave 2 of them
+SIDE = 64  # pixels a side that a classifier looks at, at most
 CHUNK = 512  # images a network sees at once when it predicts
 
 
@@ -136,8 +137,8 @@ class Network(nn.Module):
 
     def embed(self, images: torch.Tensor) -> torch.Tensor:
         """Maps uint8 ``(batch, channels, height, width)`` to ``(batch, 64)``."""
-        # At most 64 x 64 pixels: the cost of a photograph stays that of a thumbnail.
-        hidden: torch.Tensor = self.body(_shrink(images, 64) - 0.5)
+        # The cost of a photograph stays that of a thumbnail.
+        hidden: torch.Tensor = self.body(_shrink(images, SIDE) - 0.5)
         return hidden
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:

@@ -282,6 +282,8 @@ def test_overrides_make_what_is_not_there_and_the_last_one_wins(file: Path) -> N
         ("family: gan", "family: gan\n  auxiliary_weight: 2", "no use without generator.conditioning 'auxi", ""),
         ("family: gan", "family: gan\n  diff_augment_policy: [cutout, cutout]", "policy has something twice", ""),
         ("batch_size: 128", "batch_size: 129", ":16: batch_size 129 cannot be shared evenly by 2 workers", ""),
+        ("workers: 2", "accumulate: 5", "batch_size 128 cannot be shared evenly by 1 workers, 5 pieces each; 130 can", ""),
+        ("workers: 2", "watch: {every: 9999}", "train.watch.every is 9999, and there are ", ""),
     ],
 )  # fmt: skip
 def test_every_mistake_is_one_error(file: Path, old: str, new: str, what: str, hint: str) -> None:

@@ -109,6 +109,8 @@ def train(
 
                 job.train(project)
         print(f"generator  {project.trained().uri}")
+        if from_ is not None:
+            print(f"spec       from now on add --set train.start_from={from_}, or write that into {spec}")
 
 
 @app.command()

@@ -6,7 +6,7 @@
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, NonNegativeInt, PositiveInt, Tag
@@ -271,7 +271,9 @@ class TrainSpec(Strict):
             of each is small. It takes two words between workers for each such layer and step.
         precision: ``auto`` is bf16 where the hardware computes in it, else fp32.
         compile: whether torch compiles the networks first, which takes a while.
-        checkpoint_seconds: how old a checkpoint gets before the next one is written; 0 is one at the end of every epoch.
+        checkpoint_seconds: how old a checkpoint gets, a second or more, before the next one is written; with 0 there is one
+            at the end of every epoch besides.
+        keep_checkpoints: the last so many are kept; a broken one is gone back behind.
         watch: evaluate while training.
         start_from: an artifact whose weights to begin with (fine-tuning), or a run, with the networks that made them.
     """
@@ -289,14 +291,22 @@ class TrainSpec(Strict):
     compile: bool = False
     seed: Seed = 0
     checkpoint_seconds: Annotated[float, Field(ge=0)] = 10.0
+    keep_checkpoints: PositiveInt = 2
     watch: WatchSpec | None = None
     start_from: Annotated[str, Field(min_length=1)] | None = None
 
     @validator(mode="after")
+    def _a_watch_looks_at_least_once(self) -> "TrainSpec":
+        if self.watch is not None and self.watch.every > self.epochs:
+            raise ValueError(f"train.watch.every is {self.watch.every}, and there are {self.epochs} train.epochs: lower it")
+        return self
+
+    @validator(mode="after")
     def _a_batch_reaches_every_worker(self) -> "TrainSpec":
-        if self.workers == "auto":
-            return self
-        counts = [self.workers] if isinstance(self.workers, int) else range(self.workers.min, self.workers.max + 1)
+        if isinstance(self.workers, ElasticSpec):
+            counts: Sequence[int] = range(self.workers.min, self.workers.max + 1)
+        else:
+            counts = [1 if self.workers == "auto" else self.workers]
         for count in counts:
             if self.batch_size % (count * self.accumulate):
                 pieces = f", {self.accumulate} pieces each" if self.accumulate > 1 else ""

@@ -32,6 +32,18 @@ def worker(rank: int, network: nn.Module, images: Tensor, target: Tensor, folder
     dist.destroy_process_group()
 
 
+@pytest.mark.parametrize(("mean", "deviation"), [(1.0, 2.0), (100.0, 0.01), (-20.0, 0.001)])
+def test_a_small_variance_about_a_large_mean(tmp_path: Path, mean: float, deviation: float) -> None:
+    torch.manual_seed(0)
+    images = torch.randn(ROWS, 3, 8, 8) * deviation + mean
+    network = nn.BatchNorm2d(3)
+    alone = copy.deepcopy(network)(images)
+    target = torch.zeros_like(images)
+    torch.multiprocessing.spawn(worker, (network, images, target, str(tmp_path)), WORLD)  # type: ignore[no-untyped-call]
+    both = torch.cat([torch.load(tmp_path / f"{rank}.pt")[0] for rank in range(WORLD)])
+    torch.testing.assert_close(both, alone, rtol=0.01, atol=0.01)
+
+
 @pytest.mark.parametrize("affine", [True, False])
 def test_two_workers_do_what_one_does_with_the_whole_batch(tmp_path: Path, affine: bool) -> None:
     torch.manual_seed(0)

@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
 
-from raygen.generators import noise
+from raygen.generators import density, noise
 from raygen.generators.density import Density, Mixture
 from raygen.generators.gaussians import expectation_maximization
 
@@ -204,6 +204,15 @@ class TestMixture:
         other.learn(dealt(z, classes, 50))
         for name, value in one.state_dict().items():
             torch.testing.assert_close(other.state_dict()[name], value, rtol=1e-4, atol=1e-4)
+
+    def test_of_many_rows_a_sample_is_fitted(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(density, "MOST", 500)
+        z = rows_of_known(6000).sort(0).values  # so that no part of them is like all
+        sampled, whole = Mixture(1, 1, 2), Density(1, 2)
+        sampled.learn(dealt(z, None, 100))
+        whole.learn(dealt(z, None, 100))
+        assert not torch.allclose(sampled.mean, whole.mean, rtol=1e-3)
+        torch.testing.assert_close(sampled.mean, whole.mean, rtol=0.1, atol=0.3)
 
     def test_every_class_has_its_own(self) -> None:
         mixture, figures = fitted_by(0, 1)

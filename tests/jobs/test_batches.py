@@ -119,6 +119,20 @@ def test_once_is_every_row_once(kind: str, world: int) -> None:
     assert sorted(np.concatenate(seen).tolist()) == list(range(143))
 
 
+def test_a_row_group_of_many_windows_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batches, "WINDOW_ROWS", 50)
+    reader: Any = Numbers([1000])
+    asked: list[Piece] = []
+    read = reader.read
+    reader.read = lambda wanted: asked.extend(wanted) or read(wanted)
+    assert sorted(np.concatenate(rows(Streamed(reader, 20, 0, ALONE)))) == list(range(1000))
+    assert len(asked) == 1
+
+
+def test_once_is_in_batches() -> None:
+    assert [len(batch["row"]) for batch in made("streamed", 143, 10, Share(0, 2)).once()] == [5] * 14 + [1]
+
+
 def test_a_window_takes_no_more_memory_than_it_may() -> None:
     reader: Any = Numbers([5000])
     reader.codec = Codec({"image": ImageField(height=512, width=512, channels=3)}, pa.schema([("image", pa.binary())]), {})
@@ -157,4 +171,7 @@ def test_a_reader_reads_one_side_of_the_holdout_in_pieces(ray: None, tmp_path: P
     assert read(range(5, 17)) == expected[5:17]
     few = some(reader, 12, 0)["image"][:, 0, 0, 0].tolist()
     assert set(few) <= set(expected)
-    assert 10 <= len(set(few)) <= 30
+    assert 10 <= len(set(few)) == len(few) <= 30
+    assert few != sorted(few)
+    assert min(few) < 40  # of all parts, although the rows are sorted
+    assert max(few) > 60

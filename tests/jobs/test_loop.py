@@ -4,6 +4,7 @@ import json
 import math
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from raygen.datasets.codec import Batch
 from raygen.datasets.storage import Folder
+from raygen.errors import OutputError
 from raygen.generators.base import Family
 from raygen.generators.families import family
 from raygen.jobs import loop as module
@@ -59,7 +61,8 @@ def learner(name: str = "vae", **options: Any) -> Family:
 
 def notes(run: Path, watch: WatchSpec | None = None) -> Notes:
     probes = Probes(DATA["image"][:12], DATA["label"][:12], 0)
-    return Notes(probes, lambda: Judge(Pixels.fit(DATA["image"]), DATA["image"], DATA["label"], 0), Folder(run))
+    judge = Judge(Pixels.fit(DATA["image"]), DATA["image"], DATA["label"], 0)
+    return Notes(probes, lambda: judge, Folder(run), list(InMemory(DATA, 20, 0, Share(0, 1)).once()))
 
 
 def loop(run: Path, learns: Family, **options: Any) -> Loop:
@@ -261,16 +264,20 @@ def test_a_schedule_reaches_the_optimizers(tmp_path: Path) -> None:
         ({"a": 3e4}, {"a": 200.0}, "a is 3e+04, and was 200 at first"),
         ({"a": 101.0}, {"a": 0.001}, "a is 101, and was 0.001 at first"),
         ({"a": math.nan}, {"a": math.nan}, "a is nan"),
+        ({"a": -36864.0}, {"a": 245.0}, ""),  # of a density, which may be as high as it likes
     ],
 )
 def test_what_losses_are_unsound(losses: dict[str, float], first: dict[str, float], said: str) -> None:
     assert unsound(losses, first) == said
 
 
-@pytest.mark.parametrize("bad", [math.nan, 1e9])
-def test_an_unsound_loss_stops_the_training_and_leaves_the_good_checkpoint(bad: float, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("bad", "checked", "stops"), [(math.nan, 1, 13), (1e9, 1, 13), (math.nan, 200, 45), (1e9, 200, 45)])
+def test_an_unsound_loss_stops_the_training_and_leaves_the_good_checkpoint(
+    bad: float, checked: int, stops: int, tmp_path: Path
+) -> None:
+    """However long nobody has looked at all the losses."""
     learns = learner()
-    run = loop(tmp_path, learns)
+    run = loop(tmp_path, learns, batch_size=2)
     step = learns.step
 
     def breaks(*batch: Any) -> Any:
@@ -279,15 +286,83 @@ def test_an_unsound_loss_stops_the_training_and_leaves_the_good_checkpoint(bad: 
 
     learns.step = breaks  # type: ignore[method-assign]
     monkey = pytest.MonkeyPatch()
-    monkey.setattr(module, "CHECKED", 1)
+    monkey.setattr(module, "CHECKED", checked)
     with monkey.context():
         run.train(nobody)
     assert run.problem.startswith("loss is ")
-    assert run.done == 13
-    good = loop(tmp_path, learner())
+    assert run.done == stops
+    good = loop(tmp_path, learner(), batch_size=2)
     assert good.done == 12
     assert all(tensor.isfinite().all() for tensor in weights(good.family))
     monkey.undo()
+
+
+def test_an_explosion_is_one_against_the_first_step(tmp_path: Path) -> None:
+    learns = learner("autoencoder")
+    for optimizer in learns.optimizers.values():
+        optimizer.param_groups[0]["lr"] = 100.0
+    run = loop(tmp_path, learns)
+    run.train(nobody)
+    assert " at first" in run.problem
+
+
+def test_weights_that_are_no_numbers_stop_the_training(tmp_path: Path) -> None:
+    learns = learner()
+    run = loop(tmp_path, learns, epochs=1)
+    step = learns.step
+
+    def breaks(*batch: Any) -> Any:
+        losses = step(*batch)
+        if run.done == 4:  # after the last forward pass
+            next(learns.networks["autoencoder"].parameters()).data.fill_(math.nan)
+        return losses
+
+    learns.step = breaks  # type: ignore[method-assign]
+    run.train(nobody)
+    assert run.problem == "a weight is not a finite number"
+
+
+def test_flipped_bits_are_noticed_and_the_checkpoint_before_is_gone_back_to(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run = loop(tmp_path, learner(), keep_checkpoints=3)
+    run.train(nobody)
+    kept = sorted((tmp_path / "checkpoints").iterdir())
+    assert [file.name for file in kept] == [f"step-{step:09d}.pt" for step in (18, 19, 20)]
+    content = bytearray(kept[2].read_bytes())
+    content[len(content) // 2] ^= 4
+    kept[2].write_bytes(content)
+    (kept[0].parent / ".step-000000021.pt.0123.tmp").write_bytes(b"what was killed while it wrote")
+    again = loop(tmp_path, learner(), keep_checkpoints=3)
+    assert again.done == 19
+    assert "step-000000020.pt: is not what was written, going back to the one before" in capfd.readouterr().err
+    again.train(nobody)
+    assert sorted(kept) == sorted((tmp_path / "checkpoints").iterdir())
+    for file in kept:
+        file.write_bytes(b"")
+    assert loop(tmp_path, learner()).done == 0
+    assert "step-000000018.pt: is not what was written, beginning anew" in capfd.readouterr().err
+
+
+def test_a_checkpoint_of_another_architecture_says_which_key_and_is_not_loaded(tmp_path: Path) -> None:
+    loop(tmp_path, learner()).train(nobody)
+    torch.manual_seed(0)
+    wider = family("vae")(VaeSpec(width=5, latent=4), (1, 16, 16), CLASSES, CPU)
+    before = weights(wider)
+    with pytest.raises(OutputError, match=r"is of another architecture: autoencoder\.\S+ is \(.*\) there, \(.*\) here"):
+        loop(tmp_path, wider)
+    assert all(map(torch.equal, weights(wider), before))
+
+
+def test_what_is_looked_at_of_an_autoencoder_is_drawn_from_a_density_of_its_latents(tmp_path: Path) -> None:
+    """Not from that of before the first row, although it is fitted to all rows when the training has ended."""
+    learns = learner("autoencoder")
+    run = loop(tmp_path, learns, epochs=20)
+    run.train(nobody)
+    assert run.notes is not None
+    learns.finish(map(tensors, run.rows.once()))
+    at_the_end = run.notes.probes.diversity(run.notes.probes.made(learns.average))
+    assert run.history[-1]["diversity"] == pytest.approx(at_the_end, rel=0.05)
 
 
 def test_the_best_generator_is_kept_and_patience_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -352,6 +427,16 @@ def test_curves_and_pictures_for_tensorboard(tmp_path: Path) -> None:
     written = events.read_bytes()
     for name in (b"loss", b"diversity", b"probes", b"\x89PNG"):
         assert name in written
+
+
+def test_of_real_rows_that_are_alike_there_is_no_diversity_to_tell(tmp_path: Path) -> None:
+    alike = Notes(
+        Probes(DATA["image"][:1].repeat(9, 0), np.zeros(9, np.int64), 0),
+        lambda: pytest.fail("nobody asked"),
+        Folder(tmp_path),
+    )
+    with closing(alike):
+        assert alike.look(learner().average, 1, {"loss": 1.0}) == {}
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ FLAGS = "--headless --no-sandbox --disable-gpu --no-first-run --disable-backgrou
 def test_the_pictures_show_and_nothing_is_fetched(ray: None, small: dict[str, Any]) -> None:
     from playwright.sync_api import sync_playwright
 
-    raygen.run(small)
+    raygen.run({**small, "train": {**small["train"], "watch": {"every": 2, "rows": 100}}})
     page_file = Path(small["storage"]) / "small" / "report" / "report.html"
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=[*FLAGS.split(), "--disable-sync"])
@@ -31,7 +31,8 @@ def test_the_pictures_show_and_nothing_is_fetched(ray: None, small: dict[str, An
             assert len(widths) == 3
             assert all(width > 100 for width in widths)
             assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
-            assert page.locator("svg text", has_text="reconstruction").count() == 1
+            for curve in ("reconstruction", "frechet distance"):  # of every epoch, and of every other one
+                assert page.locator("svg text", has_text=curve).count() == 1
             assert page.locator("tbody tr").count() == 8 + 10  # metrics, classes
             inks.append(page.eval_on_selector("svg text", "text => getComputedStyle(text).fill"))
         assert inks[0] != inks[1]  # the curves' labels can be read on both

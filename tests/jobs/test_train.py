@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import psutil
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
@@ -132,6 +134,19 @@ def test_a_watch_needs_held_out_rows(ray: None, small: dict[str, Any]) -> None:
         raygen.train(small)
 
 
+def test_one_class_only(ray: None, small: dict[str, Any], tmp_path: Path) -> None:
+    """It can be learnt and watched by distances, but not by what a classifier takes it for."""
+    rows = pq.read_table(small["dataset"]["path"])
+    pq.write_table(rows.filter(pc.equal(rows["label"], 3)), tmp_path / "threes.parquet")
+    small["dataset"] = {**small["dataset"], "path": str(tmp_path / "threes.parquet")}
+    small["train"] = {"epochs": 1, "batch_size": 16, "watch": {"rows": 64}}
+    small["dataset"]["holdout"] = 0.6
+    assert raygen.train(small).sample(range(3))["label"].to_pylist() == [3, 3, 3]
+    small["train"]["watch"]["metric"] = "label_agreement"
+    with pytest.raises(raygen.DataError, match=r"train\.watch: the rows to train on have one value of 'label' only"):
+        raygen.train(small)
+
+
 @pytest.mark.slow
 def test_workers_that_find_no_room_are_waited_for_only_so_long(ray: None, small: dict[str, Any]) -> None:
     import ray as cluster
@@ -167,7 +182,11 @@ def test_a_broken_checkpoint_falls_back_to_the_one_before(
     kept[1].write_bytes(kept[1].read_bytes()[:5000])
     (run / "result.json").unlink()
     assert raygen.train(small).digest == first.digest
-    assert "step-000000064.pt: cannot be read" in capfd.readouterr().err
+    assert "step-000000064.pt: is not what was written" in capfd.readouterr().err
+    newest = sorted((run / "checkpoints").iterdir())[-1]
+    newest.write_bytes(newest.read_bytes()[:5000])
+    raygen.train({**small, "name": "tuned", "train": {**small["train"], "start_from": str(run)}})  # from the one before
+    assert f"{newest.name}: is not what was written" in capfd.readouterr().err
     assert [json.loads(line)["epoch"] for line in (run / "metrics.jsonl").read_text().splitlines()] == [1, 2, 3, 4]
 
 
@@ -264,12 +283,18 @@ def test_a_killed_driver_goes_on_to_the_same_generator(small: dict[str, Any], ra
 
 
 @pytest.mark.slow
-def test_two_workers_learn_and_survive_the_loss_of_one(ray: None, small: dict[str, Any]) -> None:
-    """A GAN under DistributedDataParallel; one worker is killed once the first checkpoint is there."""
+def test_two_workers_learn_and_survive_the_loss_of_one(
+    ray: None, small: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A GAN under DistributedDataParallel, which begins with another's weights; one worker is killed once the first
+    checkpoint is there."""
     import threading
 
     spec = {**small, "generator": {"family": "gan", "condition": "label", "width": 8}}
-    spec["train"] = {"epochs": 60, "batch_size": 32, "workers": 2, "checkpoint_seconds": 0}
+    raygen.train({**spec, "name": "start", "train": {"epochs": 1, "batch_size": 32}})
+    monkeypatch.chdir(tmp_path)  # workers run elsewhere
+    start = str(run_folder({**spec, "name": "start"}).relative_to(tmp_path))
+    spec["train"] = {"epochs": 60, "batch_size": 32, "workers": 2, "checkpoint_seconds": 0, "start_from": start}
     killed: list[int] = []
 
     def kill() -> None:
