@@ -107,7 +107,8 @@ def _curves(history: list[dict[str, Any]]) -> str:
         axes = figure.add_subplot(-(-len(names) // 2), min(2, len(names)), index + 1)
         known = [row for row in history if name in row]
         marker = "." if len(known) < len(history) or len(known) == 1 else ""
-        axes.plot([row["epoch"] for row in known], [row[name] for row in known], marker, ls="-", color="#3b7dd8", lw=1.5)
+        epochs, values = [row["epoch"] for row in known], [row[name] for row in known]
+        axes.plot(epochs, values, marker=marker, color="#3b7dd8", linewidth=1.5)
         axes.set_title(name.replace("_", " "), fontsize=10, loc="left")
         axes.set_xlabel("epoch", fontsize=8)
         axes.tick_params(labelsize=8)
