@@ -110,7 +110,7 @@ class Mixture(Density):
         """This worker's latents, float64 ``(n, d)``, uniform numbers of their rows ``(n, components)``, and their classes.
 
         Workers take turns by the batch, so that a row has the same numbers among all of theirs however many they are. Of
-        more than ``MOST`` rows, those whose first number is smallest are taken.
+        more than ``MOST`` rows, those whose last number, which is for that alone, is smallest are taken.
         """
         rank, workers = (dist.get_rank(), dist.get_world_size()) if distributed() else (0, 1)
         numbers = self.weight.shape[1] + 1
@@ -125,7 +125,7 @@ class Mixture(Density):
             if rows > 2 * most:
                 parts, rows = [_least(parts, most)], most
         z, uniform, of = _least(parts, most)
-        return z, uniform[:, 1:], of
+        return z, uniform[:, :-1], of
 
     def component(self, noise: Tensor, classes: Tensor | None) -> Tensor:
         """By the cumulative weights, from the uniform number that the last one is by its distribution function."""
@@ -138,9 +138,9 @@ class Mixture(Density):
 
 
 def _least(parts: list[tuple[Tensor, Tensor, Tensor]], most: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Latents, numbers and classes of all parts; of those rows whose first numbers are smallest, where there are more."""
+    """Latents, numbers and classes of all parts; of those rows whose last numbers are smallest, where there are more."""
     z, uniform, of = map(torch.cat, zip(*parts, strict=True))
-    chosen = uniform[:, 0].argsort(stable=True)[:most].sort().values
+    chosen = uniform[:, -1].argsort(stable=True)[:most].sort().values
     return z[chosen], uniform[chosen], of[chosen]
 
 
