@@ -13,29 +13,23 @@ from raygen.errors import OutputError
 from raygen.generators.base import Family, local
 from raygen.jobs import progress
 
-KEPT = 2
 _DIGEST = 64  # characters, before the content
 
 
 class Checkpoints:
-    """Of a run. They hold what a family and its training loop need to go on as if nothing had happened.
+    """Of a run. They hold what a family and its training loop need to go on as if nothing had happened."""
 
-    Args:
-        kept: how many.
-    """
+    def __init__(self, run: Folder) -> None:
+        self.folder = run / "checkpoints"
 
-    def __init__(self, run: Folder, kept: int = KEPT) -> None:
-        self.folder, self.kept = run / "checkpoints", kept
-
-    def save(self, step: int, family: Family, loop: dict[str, Any]) -> None:
-        """Write the state after a step; ``loop`` has numbers, text and tensors."""
+    def save(self, step: int, family: Family, loop: dict[str, Any], kept: int) -> None:
+        """Write the state after a step; ``loop`` has numbers, text and tensors. The last ``kept`` checkpoints stay."""
         buffer = io.BytesIO()
         torch.save({"step": step, "loop": loop, "family": family.state_dict()}, buffer)
         content = buffer.getvalue()
         self.folder.write(f"step-{step:09d}.pt", hashlib.sha256(content).hexdigest().encode() + content)
-        written = self.names()
-        # What was killed while it wrote has left a temporary file.
-        for name in {*self.folder.names()}.difference(written).union(written[: -self.kept]):
+        names = self.folder.names()
+        for name in {*names}.difference(_whole(names)[-kept:]):  # what was killed while it wrote has left a temporary file
             self.folder.delete(name)
 
     def restore(self, family: Family) -> tuple[int, dict[str, Any] | None]:
@@ -68,7 +62,11 @@ class Checkpoints:
         return None
 
     def names(self) -> list[str]:
-        return [name for name in self.folder.names() if name.startswith("step-") and name.endswith(".pt")]
+        return _whole(self.folder.names())
+
+
+def _whole(names: list[str]) -> list[str]:
+    return [name for name in names if name.startswith("step-") and name.endswith(".pt")]
 
 
 def check_same(where: Folder, here: Mapping[str, nn.Module], there: Mapping[str, Mapping[str, Tensor]], hint: str) -> None:

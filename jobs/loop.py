@@ -61,7 +61,7 @@ class Loop:
     ) -> None:
         self.options, self.family, self.rows, self.share = options, family, rows, share
         self.run, self.tensors, self.notes = run, tensors, notes
-        self.checkpoints = Checkpoints(run, options.keep_checkpoints)
+        self.checkpoints = Checkpoints(run)
         self.steps = steps(rows.total, options.batch_size)
         self.problem = ""
         self.done, saved = self.checkpoints.restore(family)
@@ -171,7 +171,7 @@ class Loop:
         self.run.write(METRICS, "".join(json.dumps(row) + "\n" for row in self.history).encode())
         best = None if self.best is None else asdict(self.best)
         state = {"history": json.dumps(self.history), "first": self.first, "sums": self.sums, "best": best}
-        self.checkpoints.save(self.done, self.family, state)
+        self.checkpoints.save(self.done, self.family, state, self.options.keep_checkpoints)
         self.saved = time.monotonic()
 
 
