@@ -54,7 +54,7 @@ TARGETS = {
     "autoencoder": {"frechet_to_vae": 1.0},
 }
 PUBLISHED = {"pythae VAE": 89.78, "pythae IWAE": 86.82}
-"""Nats, on binarized digits, as its README has them (github.com/clementchadebec/benchmark_VAE)."""
+"""Nats, on binarized digits, as published (github.com/clementchadebec/benchmark_VAE)."""
 
 
 def digits(kind: str) -> tuple[Any, Any]:

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
@@ -230,7 +231,7 @@ class Reader:
                 rows = chosen[(chosen >= first) & (chosen < first + len(table))]
                 first, at = first + len(table), rows - first
                 if len(rows):
-                    where = lambda row, f=fragment, n=rows: f"{f.file}, row {f.start + n[row]}"  # noqa: E731
+                    where = partial(_place, fragment, rows)
                     yield {**self.codec.encode(table.take(pa.array(at)), where), ROW: fragment.offset + rows}
 
     def _mask(self, fragment: Fragment) -> np.ndarray:
@@ -258,6 +259,11 @@ def _buried(error: BaseException | None, depth: int = 0) -> RaygenError | None:
     inner = [getattr(error, "cause", None), error.__cause__, error.__context__]
     inner += list(getattr(error, "worker_failures", {}).values())
     return next((found for e in inner if isinstance(e, BaseException) and (found := _buried(e, depth + 1))), None)
+
+
+def _place(fragment: Fragment, rows: np.ndarray, row: int) -> str:
+    """Names one of some rows of a row group in errors."""
+    return f"{fragment.file}, row {fragment.start + rows[row]}"
 
 
 class _Count:
