@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import json
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,8 +12,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raygen.datasets import columns, samples, schema
+from raygen.datasets import samples, schema
+from raygen.datasets.codec import ROW as ROW
 from raygen.datasets.codec import Batch, Codec
+from raygen.datasets.statistics import Statistics
 from raygen.datasets.storage import Folder
 from raygen.errors import DataError, RaygenError
 from raygen.spec import DatasetSpec
@@ -24,8 +25,7 @@ SHOWN = 8
 PAGES = 1 << 20
 """Bytes of a column's pages that are read at a time where rows are streamed."""
 ROWS_AT_ONCE = 1024
-ROW = "_row"
-"""The column that carries a row's address."""
+ROWS_SUMMARIZED = 1 << 16
 
 
 class Fragment(NamedTuple):
@@ -131,23 +131,16 @@ def holdout_mask(name: str, rows: np.ndarray, share: float) -> np.ndarray:
 
 
 def fit(source: Source, spec: DatasetSpec) -> Codec:
-    """Fit the codec in one pass over the category columns."""
-    names = [name for name, field in spec.fields.items() if field.kind == "category"]
-    everywhere: dict[str, Counter[columns.Value]] = {name: Counter() for name in names}
-    training: dict[str, Counter[columns.Value]] = {name: Counter() for name in names}
-    if names:
-        for row in _pass(source, _Count(source.root, names, spec.holdout)):
-            for name, found in json.loads(row["counts"]).items():
-                everywhere[name].update({value: n for value, n, _ in found})
-                training[name].update({value: n for value, _, n in found if n})
-    categories = {name: columns.fit(everywhere[name], training[name]) for name in names}
-    for name, category in categories.items():
-        if len(category.values) > schema.MAX_CATEGORIES:
-            raise DataError(
-                f"column {name!r} has {len(category.values)} distinct values, too many for a category",
-                f"leave it out of dataset.schema; a category has at most {schema.MAX_CATEGORIES}",
-            )
-    return Codec.of(spec.fields, source.arrow, categories)
+    """Fit the codec in one pass over the columns that are not images.
+
+    Raises:
+        DataError: a column is not what its field says.
+    """
+    found = Statistics(spec.fields)
+    if found.columns:
+        for row in _pass(source, _Summarize(source.root, spec)):
+            found.merge(json.loads(row["statistics"]))
+    return found.codec(source.arrow)
 
 
 def load(source: Source, codec: Codec, holdout: float) -> tuple[Batch, Batch]:
@@ -215,7 +208,7 @@ class Reader:
         for fragment, skip, take in zip(_items(items), items["skip"], items["take"], strict=True):
             chosen = np.flatnonzero(self._mask(fragment))[skip : skip + take]
             first, stop, group = int(chosen[0]), int(chosen[-1]) + 1, fragment.row_group
-            names = list(self.codec.fields)
+            names = list(self.codec.cells if self.codec.is_table else self.codec.fields)
             for table in read_rows(fragment.file, range(group, group + 1), first, stop - first, ROWS_AT_ONCE, names):
                 rows = chosen[(chosen >= first) & (chosen < first + len(table))]
                 first, at = first + len(table), rows - first
@@ -250,35 +243,34 @@ def _buried(error: BaseException | None, depth: int = 0) -> RaygenError | None:
     return next((found for e in inner if isinstance(e, BaseException) and (found := _buried(e, depth + 1))), None)
 
 
-class _Count:
-    """Counts the values of category columns: all, and those of training rows."""
+class _Summarize:
+    """The statistics of a row group, read in pieces, so that row groups can be of any size."""
 
-    def __init__(self, root: str, names: Sequence[str], holdout: float) -> None:
-        self.root, self.names, self.holdout = root, list(names), holdout
+    def __init__(self, root: str, spec: DatasetSpec) -> None:
+        self.root, self.spec = root, spec
 
     def __call__(self, items: dict[str, Any]) -> dict[str, Any]:
         lines = []
         for fragment in _items(items):
-            table = _read(fragment, self.names)
-            train = ~_mask(self.root, fragment, self.holdout)
-            counts = {}
-            for name in self.names:
-                column = table[name].combine_chunks()
-                of_training = columns.count(column.filter(pa.array(train)))
-                counts[name] = [(value, n, of_training[value]) for value, n in columns.count(column).items()]
-            lines.append(json.dumps(counts))
-        return {"counts": lines}
+            found, group, start = Statistics(self.spec.fields), fragment.row_group, 0
+            train = ~_mask(self.root, fragment, self.spec.holdout)
+            names = list(found.columns)
+            for table in read_rows(fragment.file, range(group, group + 1), 0, fragment.rows, ROWS_SUMMARIZED, names):
+                found.add(table, train[start : start + len(table)])
+                start += len(table)
+            lines.append(json.dumps(found.to_json()))
+        return {"statistics": lines}
 
 
 def _pass(source: Source, work: Any) -> Iterator[Any]:
-    """Run work over all fragments; the fragments are in-memory items, so no read task waits for a free CPU."""
+    """Run work over all fragments, in their order; they are in-memory items, so no read task waits for a free CPU."""
     import ray.data
 
     items = [fragment._asdict() for fragment in source.fragments if fragment.rows]
+    dataset = ray.data.from_items(items, override_num_blocks=min(len(items), 1000))
+    dataset.context.execution_options.preserve_order = True
     with user_errors():
-        yield from (
-            ray.data.from_items(items, override_num_blocks=min(len(items), 1000)).map_batches(work, batch_size=1).iter_rows()
-        )
+        yield from dataset.map_batches(work, batch_size=1).iter_rows()
 
 
 def _items(items: dict[str, Any]) -> Iterator[Fragment]:
