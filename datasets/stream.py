@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import json
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,8 +13,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raygen.datasets import columns, samples, schema
+from raygen.datasets import samples, schema
+from raygen.datasets.codec import ROW as ROW
 from raygen.datasets.codec import Batch, Codec
+from raygen.datasets.statistics import Statistics
 from raygen.datasets.storage import Folder
 from raygen.errors import DataError, RaygenError
 from raygen.spec import DatasetSpec
@@ -27,8 +28,9 @@ PAGES = 1 << 20
 ROWS_AT_ONCE = 1024
 BLOCK = 1 << 24
 """Bytes of encoded rows that are handed on at a time."""
-ROW = "_row"
-"""The column that carries a row's address."""
+ROWS_SUMMARIZED = 1 << 16
+LOOKED_INTO = 8
+"""Row groups that are read for a look at a table."""
 
 
 class Fragment(NamedTuple):
@@ -116,6 +118,22 @@ def head(source: Source, rows: int) -> pa.Table:
     return (_read(first, None) if first else source.arrow.empty_table()).slice(0, rows)
 
 
+def spread(source: Source, rows: int) -> pa.Table:
+    """At most so many rows, evenly from all over some row groups, in order: the first rows of data that is sorted, as by
+    date, are too much alike to tell what its columns hold. Tables only: whole row groups are read."""
+    there = [fragment for fragment in source.fragments if fragment.rows]
+    chosen = there
+    if len(there) > LOOKED_INTO:
+        chosen = [there[n * (len(there) - 1) // (LOOKED_INTO - 1)] for n in range(LOOKED_INTO)]
+    parts = [source.arrow.empty_table()]
+    for fragment in chosen:
+        every, start, group = -(-fragment.rows * len(chosen) // rows), 0, fragment.row_group
+        for table in read_rows(fragment.file, range(group, group + 1), 0, fragment.rows, ROWS_SUMMARIZED):
+            parts.append(table.take(pa.array(np.arange(-start % every, len(table), every))))
+            start += len(table)
+    return pa.concat_tables(parts).combine_chunks()
+
+
 def holdout_mask(name: str, rows: np.ndarray, share: float) -> np.ndarray:
     """Which rows of a file are held out: a hash of the row's address, so that neither order nor workers matter.
 
@@ -136,23 +154,16 @@ def holdout_mask(name: str, rows: np.ndarray, share: float) -> np.ndarray:
 
 
 def fit(source: Source, spec: DatasetSpec) -> Codec:
-    """Fit the codec in one pass over the category columns."""
-    names = [name for name, field in spec.fields.items() if field.kind == "category"]
-    everywhere: dict[str, Counter[columns.Value]] = {name: Counter() for name in names}
-    training: dict[str, Counter[columns.Value]] = {name: Counter() for name in names}
-    if names:
-        for row in _pass(source, _Count(source.root, names, spec.holdout)):
-            for name, found in json.loads(row["counts"]).items():
-                everywhere[name].update({value: n for value, n, _ in found})
-                training[name].update({value: n for value, _, n in found if n})
-    categories = {name: columns.fit(everywhere[name], training[name]) for name in names}
-    for name, category in categories.items():
-        if len(category.values) > schema.MAX_CATEGORIES:
-            raise DataError(
-                f"column {name!r} has {len(category.values)} distinct values, too many for a category",
-                f"leave it out of dataset.schema; a category has at most {schema.MAX_CATEGORIES}",
-            )
-    return Codec.of(spec.fields, source.arrow, categories)
+    """Fit the codec in one pass over the columns that are not images.
+
+    Raises:
+        DataError: a column is not what its field says.
+    """
+    found = Statistics(spec.fields)
+    if found.columns:
+        for row in _pass(source, _Summarize(source.root, spec)):
+            found.merge(json.loads(row["statistics"]))
+    return found.codec(source.arrow)
 
 
 def load(source: Source, codec: Codec, holdout: float) -> tuple[Batch, Batch]:
@@ -226,7 +237,7 @@ class Reader:
             else:
                 chosen = np.sort(np.random.default_rng(seed).choice(chosen, take, replace=False))
             first, stop, group = int(chosen[0]), int(chosen[-1]) + 1, fragment.row_group
-            names = list(self.codec.fields)
+            names = list(self.codec.cells if self.codec.is_table else self.codec.fields)
             for table in read_rows(fragment.file, range(group, group + 1), first, stop - first, ROWS_AT_ONCE, names):
                 rows = chosen[(chosen >= first) & (chosen < first + len(table))]
                 first, at = first + len(table), rows - first
@@ -266,35 +277,34 @@ def _place(fragment: Fragment, rows: np.ndarray, row: int) -> str:
     return f"{fragment.file}, row {fragment.start + rows[row]}"
 
 
-class _Count:
-    """Counts the values of category columns: all, and those of training rows."""
+class _Summarize:
+    """The statistics of a row group, read in pieces, so that row groups can be of any size."""
 
-    def __init__(self, root: str, names: Sequence[str], holdout: float) -> None:
-        self.root, self.names, self.holdout = root, list(names), holdout
+    def __init__(self, root: str, spec: DatasetSpec) -> None:
+        self.root, self.spec = root, spec
 
     def __call__(self, items: dict[str, Any]) -> dict[str, Any]:
         lines = []
         for fragment in _items(items):
-            table = _read(fragment, self.names)
-            train = ~_mask(self.root, fragment, self.holdout)
-            counts = {}
-            for name in self.names:
-                column = table[name].combine_chunks()
-                of_training = columns.count(column.filter(pa.array(train)))
-                counts[name] = [(value, n, of_training[value]) for value, n in columns.count(column).items()]
-            lines.append(json.dumps(counts))
-        return {"counts": lines}
+            found, group, start = Statistics(self.spec.fields), fragment.row_group, 0
+            train = ~_mask(self.root, fragment, self.spec.holdout)
+            names = list(found.columns)
+            for table in read_rows(fragment.file, range(group, group + 1), 0, fragment.rows, ROWS_SUMMARIZED, names):
+                found.add(table, train[start : start + len(table)])
+                start += len(table)
+            lines.append(json.dumps(found.to_json()))
+        return {"statistics": lines}
 
 
 def _pass(source: Source, work: Any) -> Iterator[Any]:
-    """Run work over all fragments; the fragments are in-memory items, so no read task waits for a free CPU."""
+    """Run work over all fragments, in their order; they are in-memory items, so no read task waits for a free CPU."""
     import ray.data
 
     items = [fragment._asdict() for fragment in source.fragments if fragment.rows]
+    dataset = ray.data.from_items(items, override_num_blocks=min(len(items), 1000))
+    dataset.context.execution_options.preserve_order = True
     with user_errors():
-        yield from (
-            ray.data.from_items(items, override_num_blocks=min(len(items), 1000)).map_batches(work, batch_size=1).iter_rows()
-        )
+        yield from dataset.map_batches(work, batch_size=1).iter_rows()
 
 
 def _items(items: dict[str, Any]) -> Iterator[Fragment]:

@@ -33,7 +33,7 @@ def first_spec(data: str) -> str:
     fields, left_out = schema.infer(table, data)
     images = [name for name, field in fields.items() if isinstance(field, ImageField)]
     if not images:
-        found = "; ".join([f"{name}: a category" for name in fields] + [f"{name}: {why}" for name, why in left_out.items()])
+        found = "; ".join([f"{name}: {field.kind}" for name, field in fields.items()] + [*map(": ".join, left_out.items())])
         raise DataError(f"{data}: has no image column ({found})", "the families of today make images")
     for name in images[1:]:
         left_out[name] = "a generator makes one image column; this is the second"

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from raygen.errors import SpecError
 from raygen.load import load_spec
-from raygen.spec import AutoencoderSpec, GanSpec, Spec, VaeSpec
+from raygen.spec import AutoencoderSpec, DatasetSpec, GanSpec, Spec, VaeSpec
 
 DOCUMENTED = """\
 name: digits
@@ -92,6 +92,42 @@ def test_what_the_documents_show_is_a_spec(file: str, tmp_path: Path) -> None:
     (tmp_path / "spec.yaml").write_text(text, encoding="utf-8")
     spec = load_spec(tmp_path / "spec.yaml")
     assert (spec.name, spec.generator.family, spec.train.workers) == ("digits", "gan", 2)
+
+
+TABLE = {"age": "number", "born": "datetime", "sex": "category", "id": "identifier", "source": "constant"}
+
+
+def test_a_table_has_columns_of_many_kinds_and_no_image() -> None:
+    asked = {"path": "a.parquet", "schema": {name: {"kind": kind} for name, kind in TABLE.items()}}
+    fields = DatasetSpec.model_validate(asked).fields
+    assert {name: field.kind for name, field in fields.items()} == TABLE
+    assert all(field.model_dump() == {"kind": field.kind} for field in fields.values())
+
+
+@pytest.mark.parametrize("family", ["gan", "vae", "autoencoder", "transforms"])
+def test_families_of_images_refuse_a_table(file: Path, family: str) -> None:
+    columns = "".join(f"    {name}: {{kind: {kind}}}\n" for name, kind in TABLE.items())
+    error = refused(file, f"name: x\ndataset:\n  path: x\n  schema:\n{columns}generator: {{family: {family}}}\n")
+    assert f"dataset.schema has 0 image columns, so it is a table; the family '{family}' makes images" in error.what
+
+
+@pytest.mark.parametrize(
+    ("field", "said"),
+    [
+        ("{kind: number, min: 0}", "unknown key dataset.schema.label.min"),
+        ("{kind: numbr}", "unknown kind 'numbr' at dataset.schema.label.kind; did you mean 'number'?"),
+        ("{kind: number}", "dataset.schema.label is of kind 'number', which goes with tables; beside the image column"),
+        ("{kind: identifier}", "dataset.schema.label is of kind 'identifier', which goes with tables"),
+    ],
+)
+def test_columns_that_do_not_go_with_an_image(file: Path, field: str, said: str) -> None:
+    assert said in refused(file, BLOCKS.replace("      kind: category", f"      {field}")).what
+
+
+def test_a_table_with_nothing_to_learn(file: Path) -> None:
+    text = "name: x\ndataset:\n  path: x\n  schema:\n    id: {kind: identifier}\n    y: {kind: constant}\n"
+    error = refused(file, text + "generator: {family: gan}\n")
+    assert "dataset.schema has nothing to learn: no column of kind category, number, datetime or image" in error.what
 
 
 @pytest.mark.parametrize("way", ["crop", "pad", "stretch", None])

@@ -52,13 +52,59 @@ class CategoryField(Strict):
     kind: Literal["category"] = "category"
 
 
-DataField = Annotated[ImageField | CategoryField, Discriminator("kind")]
+class NumberField(Strict):
+    """Integers, floats or decimals."""
+
+    kind: Literal["number"] = "number"
+
+
+class DatetimeField(Strict):
+    """Dates, times, timestamps with or without a zone, or durations."""
+
+    kind: Literal["datetime"] = "datetime"
+
+
+class IdentifierField(Strict):
+    """Strings or integers that tell rows apart. They are never learnt: each new row gets one made from its number."""
+
+    kind: Literal["identifier"] = "identifier"
+
+
+class ConstantField(Strict):
+    """The same value, or null, in every row."""
+
+    kind: Literal["constant"] = "constant"
+
+
+DataField = Annotated[
+    ImageField | CategoryField | NumberField | DatetimeField | IdentifierField | ConstantField, Discriminator("kind")
+]
+LEARNT_OF_TABLES = ("category", "number", "datetime")
 
 
 class DatasetSpec(Strict):
+    """Images (one image column, and categories), or a table (any columns but images)."""
+
     path: Annotated[str, Field(min_length=1)]
     fields: Annotated[dict[str, DataField], Field(alias="schema", min_length=1)]
     holdout: Fraction = 0.2
+
+    @validator(mode="after")
+    def _is_images_or_a_table(self) -> "DatasetSpec":
+        kinds = {name: field.kind for name, field in self.fields.items()}
+        images = [name for name in kinds if kinds[name] == "image"]
+        if len(images) > 1:
+            raise ValueError(f"dataset.schema has {len(images)} image columns; a dataset has one, or is a table")
+        if images and (others := [name for name in kinds if kinds[name] not in ("image", "category")]):
+            raise ValueError(
+                f"dataset.schema.{others[0]} is of kind {kinds[others[0]]!r}, which goes with tables; "
+                f"beside the image column {images[0]!r} there can be categories"
+            )
+        if not images and not any(kind in LEARNT_OF_TABLES for kind in kinds.values()):
+            raise ValueError(
+                f"dataset.schema has nothing to learn: no column of kind {', '.join(LEARNT_OF_TABLES)} or image"
+            )
+        return self
 
 
 class FamilySpec(Strict):
@@ -446,10 +492,10 @@ class Spec(Strict):
     @validator(mode="after")
     def _parts_fit_together(self) -> "Spec":
         fields = self.dataset.fields
-        images = [name for name, field in fields.items() if field.kind == "image"]
-        if len(images) != 1:
+        image = next((field for field in fields.values() if isinstance(field, ImageField)), None)
+        if image is None:
             raise ValueError(
-                f"dataset.schema has {len(images)} image columns; the family {self.generator.family!r} makes exactly one"
+                f"dataset.schema has 0 image columns, so it is a table; the family {self.generator.family!r} makes images"
             )
         if reserved := [name for name in fields if name in ("_row", "_variant", "_source", "_holdout")]:
             raise ValueError(f"dataset.schema has a column {reserved[0]!r}, a name that raygen uses; rename the column")
@@ -458,11 +504,11 @@ class Spec(Strict):
             _must_be_category("generator.condition", condition, fields)
         if isinstance(self.generator, GanSpec) and self.generator.conditioning == "auxiliary" and condition is None:
             raise ValueError("generator.conditioning 'auxiliary' guesses the condition: it needs generator.condition")
-        image = fields[images[0]]
-        if isinstance(self.generator, TransformsSpec) and isinstance(image, ImageField) and image.channels == 1:
+        if isinstance(self.generator, TransformsSpec) and image.channels == 1:
             for name in ("saturation", "hue"):
                 if getattr(self.generator, name):
-                    raise ValueError(f"generator.{name} is about colours, but the column {images[0]!r} has one channel")
+                    column = next(name for name in fields if fields[name] is image)
+                    raise ValueError(f"generator.{name} is about colours, but the column {column!r} has one channel")
         if self.generator.family != "vae" and any(rule.metric == "negative_log_likelihood" for rule in self.gate):
             family = self.generator.family
             raise ValueError(f"gate has a rule for negative_log_likelihood, which the family {family!r} does not have")
@@ -488,7 +534,7 @@ class Spec(Strict):
         return dump(self.model_dump(by_alias=True))  # not as JSON, which would make text of the keys of classes
 
 
-def _augment_fits(augment: AugmentSpec, generator: FamilySpec, fields: Mapping[str, ImageField | CategoryField]) -> None:
+def _augment_fits(augment: AugmentSpec, generator: FamilySpec, fields: Mapping[str, DataField]) -> None:
     """Fail where a generator cannot make what is asked."""
     family, condition = str(generator.model_dump()["family"]), generator.condition
     if family == "transforms" and augment.variants is None:
@@ -518,7 +564,7 @@ def _augment_fits(augment: AugmentSpec, generator: FamilySpec, fields: Mapping[s
         raise ValueError("augment.variants of a gan are rows of the same class: it needs generator.condition")
 
 
-def _must_be_category(where: str, column: str, fields: Mapping[str, ImageField | CategoryField]) -> None:
+def _must_be_category(where: str, column: str, fields: Mapping[str, DataField]) -> None:
     if column not in fields:
         raise ValueError(f"{where} is {column!r}, which is not in dataset.schema{did_you_mean(column, fields)}")
     if fields[column].kind != "category":

@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from raygen.datasets import stream
+from raygen.datasets.codec import CELLS
 from raygen.datasets.storage import Folder
 from raygen.errors import DataError, OutputError
 from raygen.spec import DatasetSpec
@@ -148,6 +149,68 @@ def test_fit_and_load(ray: None, tmp_path: Path) -> None:
     # the same rows are held out however the files are cut into row groups
     other = stream.open_source(spec(write(tmp_path / "other", 7)), NOWHERE)
     np.testing.assert_array_equal(stream.load(other, codec, asked.holdout)[1]["_row"], held["_row"])
+
+
+TOWNS = 3000
+
+
+def people(rows: int) -> pa.Table:
+    """A table whose first rows are all of one year."""
+    rng = np.random.default_rng(0)
+    return pa.table(
+        {
+            "id": pa.array([f"P{row:06d}" for row in range(rows)]),
+            "pay": pa.array(np.where(rng.random(rows) < 0.5, 0, np.round(rng.lognormal(9, 1, rows), 2))),
+            "town": pa.array([f"town {n}" for n in rng.integers(0, TOWNS, rows)]),
+            "since": pa.array(np.sort(rng.integers(0, 10**9, rows))).view(pa.timestamp("s", "UTC")),
+            "sex": pa.array(np.where(rng.random(rows) < 0.1, None, np.where(rng.random(rows) < 0.5, "f", "m"))),
+            "year": pa.array(np.arange(rows) // 5000 + 2000),
+        }
+    )
+
+
+def test_fit_and_load_a_table(ray: None, tmp_path: Path) -> None:
+    whole = people(20_000)
+    kinds = {"id": "identifier", "pay": "number", "town": "category", "since": "datetime", "sex": "category"}
+    fits = []
+    for name, size in (("a", 20_000), ("b", 3000)):  # a row group is read in pieces; the pieces are merged in order
+        (tmp_path / name).mkdir()
+        pq.write_table(whole, tmp_path / name / "x.parquet", row_group_size=size)
+        asked = DatasetSpec.model_validate(
+            {"path": str(tmp_path / name), "schema": {column: {"kind": kind} for column, kind in kinds.items()}}
+        )
+        source = stream.open_source(asked, NOWHERE)
+        fits.append(stream.fit(source, asked))
+        assert stream.fit(source, asked) == fits[-1]
+    codec = fits[-1]
+    assert list(codec.cells) == ["pay", "town", "since", "sex"]
+    assert codec.cells["town"] <= 701
+    assert fits[0].columns["town"] == codec.columns["town"]
+    assert fits[0].categories == codec.categories
+    train, held = stream.load(source, codec, asked.holdout)
+    for rows in (train, held):
+        assert set(rows) == {CELLS, "_row"}
+        real = whole.take(pa.array(rows["_row"]))
+        back = codec.decode(rows)
+        assert back["sex"].equals(real["sex"])
+        assert back["sex"].null_count > 0
+        same = np.array(back["town"].to_pylist()) == np.array(real["town"].to_pylist())
+        assert same.all() if rows is train else same.mean() > 0.9  # a few are of held-out rows only
+        zero = real["pay"].to_numpy() == 0
+        np.testing.assert_array_equal(back["pay"].to_numpy() == 0, zero)
+        assert not set(back["id"].to_pylist()) & set(whole["id"].to_pylist())
+    assert len(train["_row"]) + len(held["_row"]) == 20_000
+
+
+def test_a_look_at_a_table_goes_all_over_it(tmp_path: Path) -> None:
+    for size in (20_000, 1500):
+        pq.write_table(people(20_000), tmp_path / "x.parquet", row_group_size=size)
+        source = stream.scan(str(tmp_path), NOWHERE)
+        table = stream.spread(source, 1000)
+        assert 900 <= len(table) <= 1000
+        assert table["year"].unique().to_pylist() == [2000, 2001, 2002, 2003]
+        assert stream.spread(source, 10**6).equals(people(20_000)) or size == 1500
+    assert stream.spread(stream.scan(str(write(tmp_path / "data", 20)), NOWHERE), 1000).num_rows == 100
 
 
 @pytest.mark.parametrize("bad", [b"no picture", None])
