@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,9 +14,8 @@ from raygen.errors import DataError
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
-Kind = Literal["number", "datetime", "category"]
 Kinds = Mapping[str, str]
-"""What the columns to measure are: each name's `Kind`."""
+"""What each column to measure is: one of `KINDS`."""
 
 KINDS = {
     "number": "integers, floats or decimals",
