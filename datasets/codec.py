@@ -14,10 +14,13 @@ from raygen.datasets.columns import Category, Value
 from raygen.errors import RaygenError
 from raygen.spec import DataField, ImageField
 
+CELLS = "cells"
+ROW = "_row"
 _FIELDS = TypeAdapter(dict[str, DataField])
 
 Batch = dict[str, np.ndarray]
-"""Encoded rows by column: images uint8 ``(n, channels, height, width)``, categories int64 ``(n,)``."""
+"""Encoded rows by column: images uint8 ``(n, channels, height, width)``, categories int64 ``(n,)``. Of a table, all cells
+are ``cells``: float64 ``(n, columns)``, a token and a place in [0, 1) within it, added up."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,15 @@ class Codec:
         name, field = self.image
         arrow = schema.with_column_type(self.arrow, name, images.stored_type(stored, self.arrow.field(name).type, field))
         return Codec(self.fields, arrow, self.categories)
+
+    @property
+    def is_table(self) -> bool:
+        return not any(isinstance(field, ImageField) for field in self.fields.values())
+
+    @property
+    def cells(self) -> Mapping[str, int]:
+        """How many tokens each column of a table has that is learnt."""
+        return {name: len(category.values) for name, category in self.categories.items()}
 
     @property
     def image(self) -> tuple[str, ImageField]:

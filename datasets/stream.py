@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raygen.datasets import columns, samples, schema
-from raygen.datasets.codec import Batch, Codec
+from raygen.datasets.codec import ROW, Batch, Codec
 from raygen.datasets.storage import Folder
 from raygen.errors import DataError, RaygenError
 from raygen.spec import DatasetSpec
@@ -24,7 +24,6 @@ SHOWN = 8
 PAGES = 1 << 20
 """Bytes of a column's pages that are read at a time where rows are streamed."""
 ROWS_AT_ONCE = 1024
-ROW = "_row"
 """The column that carries a row's address."""
 
 
