@@ -12,12 +12,14 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from raygen.generators.networks import Shape
+from raygen.generators.networks import Layout, Shape, Tokens
 from raygen.spec import FamilySpec, LearnedSpec
 
 Losses = dict[str, Tensor]
 """Scalars to show, detached and left on the device."""
 
+TILE = 64
+"""Rows: on CPUs, batches smaller than this differ from larger ones in the last bit."""
 STRENGTH = 0.5
 """How far a variant goes from its row where nothing else is asked for."""
 
@@ -27,17 +29,23 @@ class Sampler(nn.Module, ABC):
 
     Attributes:
         noise: how many standard normal numbers a row, or a variant of one, is made from.
+        tile: how many rows are best made at once.
         has_likelihood: whether it can say how likely an image is.
     """
 
     noise: int
+    tile: ClassVar[int] = TILE
     has_likelihood: ClassVar[bool] = False
 
     @abstractmethod
     def forward(self, noise: Tensor, classes: Tensor | None) -> Tensor:
         """Noise ``(n, noise)``, class indices ``(n,)`` or None → images in [-1, 1], ``(n, channels, height, width)``.
 
-        In evaluation mode a row depends on its own noise and class only.
+        Of a table: noise, and what is given of the cells, float64 ``(n, columns)`` with NaN where a cell is free, or None →
+        cells, float64 ``(n, columns)``: a token, and a place in [0, 1) within it, added up. What was given comes back bit
+        for bit.
+
+        In evaluation mode a row depends on its own noise and on its own class, or what is given of it, only.
         """
 
     def vary(self, images: Tensor, noise: Tensor, classes: Tensor | None, strength: float) -> Tensor:
@@ -73,12 +81,13 @@ class Family(ABC):
 
     Args:
         spec: the family's options.
-        shape: channels, height and width of the images.
+        layout: channels, height and width of the images; or, of a table, how many tokens each column has.
         classes: how many the condition has; 0 without a condition.
         device: where the networks live.
 
     Attributes:
         learns: whether there is anything to learn; without, ``step`` is never called.
+        kinds: of datasets that it is for, ``images`` or ``tables``.
         engine: the package beside raygen's own whose version decides what it makes, where there is one.
         progress: the share of the training that is done, set by whoever trains, before each step.
         pieces: into how many a batch is cut, to need less memory; their gradients are added up.
@@ -88,6 +97,7 @@ class Family(ABC):
     """
 
     learns: ClassVar[bool] = True
+    kinds: ClassVar[frozenset[str]] = frozenset({"images"})
     engine: ClassVar[str | None] = None
     progress: float = 0.0
     pieces: int = 1
@@ -96,12 +106,24 @@ class Family(ABC):
     rank: int = 0
     world: int = 1
 
-    def __init__(self, spec: FamilySpec, shape: Shape, classes: int, device: torch.device) -> None:
-        self.spec, self.shape, self.classes, self.device = spec, shape, classes, device
+    def __init__(self, spec: FamilySpec, layout: Layout, classes: int, device: torch.device) -> None:
+        self.spec, self.layout, self.classes, self.device = spec, layout, classes, device
         self.networks: dict[str, nn.Module] = {}
         self.build()
         self.average = copy.deepcopy(self.sampler())
         self.steps = 0
+
+    @property
+    def shape(self) -> Shape:
+        """Of the images."""
+        assert not isinstance(self.layout, Tokens)
+        return self.layout
+
+    @property
+    def tokens(self) -> Tokens:
+        """Of a table's columns."""
+        assert isinstance(self.layout, Tokens)
+        return self.layout
 
     @abstractmethod
     def build(self) -> None:
@@ -127,8 +149,8 @@ class Family(ABC):
         """Learn from a batch.
 
         Args:
-            images: in [-1, 1], ``(n, channels, height, width)``.
-            classes: int64 ``(n,)``, or None.
+            images: in [-1, 1], ``(n, channels, height, width)``; or a table's cells, float64 ``(n, columns)``.
+            classes: int64 ``(n,)``, or None, as of a table, where the class is one of the cells.
 
         Returns:
             Scalars to show, detached and left on the device.

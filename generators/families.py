@@ -2,12 +2,19 @@
 
 from raygen.errors import RaygenError, did_you_mean
 from raygen.generators.autoencoder import Autoencoder
+from raygen.generators.autoregressive import Autoregressive
 from raygen.generators.base import Family
 from raygen.generators.gan import Gan
 from raygen.generators.transforms import Transforms
 from raygen.generators.vae import Vae
 
-FAMILIES: dict[str, type[Family]] = {"gan": Gan, "vae": Vae, "autoencoder": Autoencoder, "transforms": Transforms}
+FAMILIES: dict[str, type[Family]] = {
+    "gan": Gan,
+    "vae": Vae,
+    "autoencoder": Autoencoder,
+    "autoregressive": Autoregressive,
+    "transforms": Transforms,
+}
 
 
 def family(name: str) -> type[Family]:

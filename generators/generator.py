@@ -16,16 +16,16 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
-from raygen.datasets.codec import Batch, Codec
+from raygen.datasets.codec import CELLS, ROW, Batch, Codec
 from raygen.datasets.columns import Value
 from raygen.datasets.storage import Folder
 from raygen.errors import OutputError, RaygenError
 from raygen.generators import artifact, noise
-from raygen.generators.base import STRENGTH, Sampler
-from raygen.generators.families import family
+from raygen.generators.base import STRENGTH, TILE, Sampler
+from raygen.generators.families import FAMILIES, family
+from raygen.generators.networks import Layout, Tokens
 from raygen.spec import GeneratorSpec
 
-TILE = 64  # on CPUs, batches smaller than this differ from larger ones in the last bit
 SAMPLES = 100  # of the latent, for a row's likelihood
 _SPEC: TypeAdapter[GeneratorSpec] = TypeAdapter(GeneratorSpec)
 
@@ -39,7 +39,7 @@ class Generator:
 
     Attributes:
         spec: the family and its options.
-        codec: of the columns it makes: the image, and the condition where it has one.
+        codec: of the columns it makes: the image, and the condition where it has one; or a table's.
         sampler: the networks, in evaluation mode.
         tile: how many rows the networks see at once, always, so that a row's bits do not depend on who else is asked for.
         lineage: what it came from: data fingerprint, training run, versions, metrics.
@@ -124,13 +124,34 @@ class Generator:
         return self.codec.decode(self.tensors(rows, seed, self.classes(rows, seed, condition)))
 
     def tensors(self, rows: range, seed: int, classes: np.ndarray | None) -> Batch:
-        """The same before decoding: images uint8 ``(n, channels, height, width)``, and the classes ``(n,)``."""
+        """The same before decoding: images uint8 ``(n, channels, height, width)``, and the classes ``(n,)``; or a table's
+        cells, and the numbers of the rows."""
+        if self.codec.is_table:
+            given = np.full((len(rows), len(self.codec.cells)), np.nan)
+            if classes is not None:
+                given[:, [*self.codec.cells].index(str(self.spec.condition))] = classes
+            return {CELLS: self.complete(given, rows, seed), ROW: np.arange(rows.start, rows.stop)}
         made = self._tiled(self._images(len(rows)), self._make, rows, seed, "latent", self.sampler.noise, classes)
         batch: Batch = {self.codec.image[0]: made}
         if classes is not None:
             assert self.spec.condition is not None
             batch[self.spec.condition] = np.asarray(classes, np.int64)
         return batch
+
+    def complete(self, given: np.ndarray, rows: range, seed: int) -> np.ndarray:
+        """Cells of a table's rows, of which some are given.
+
+        A row depends on its own number, the seed and what is given of it.
+
+        Args:
+            given: float64 ``(n, columns)``, NaN where a cell is free.
+            rows: their numbers, ``n`` consecutive ones.
+            seed: of the dataset, 0 or more.
+
+        Returns:
+            float64 ``(n, columns)``; what was given bit for bit.
+        """
+        return self._tiled(np.empty_like(given), self.sampler, rows, seed, "latent", self.sampler.noise, given)
 
     def classes(self, rows: range, seed: int, condition: Condition | None = None) -> np.ndarray | None:
         """The class index of each row: int64 ``(n,)``, or None where the generator has no condition."""
@@ -282,8 +303,13 @@ class Generator:
         return made
 
     def _card(self) -> str:
-        name, size = self.codec.image
-        column = f"the column `{name}` ({size.channels} channel{'s' if size.channels > 1 else ''})"
+        if self.codec.is_table:
+            of = f"a table of {len(self.codec.fields)} columns"
+            column = of
+        else:
+            name, size = self.codec.image
+            of = f"{size.height} × {size.width} images"
+            column = f"the column `{name}` ({size.channels} channel{'s' if size.channels > 1 else ''})"
         condition = self.spec.condition
         if family(self.spec.family).learns:
             asked = f", asked for by `{condition}`" if condition else ""
@@ -298,7 +324,7 @@ class Generator:
 library_name: raygen
 tags: [synthetic-data, {self.spec.family}]
 ---
-# A {self.spec.family} of {size.height} × {size.width} images
+# {self.spec.family}: {of}
 
 {makes}this generator, a seed and the row's number.
 
@@ -329,9 +355,16 @@ def _pixels(images: Tensor) -> Tensor:
 
 def untrained(spec: GeneratorSpec, codec: Codec, device: torch.device) -> Any:
     """The family of a spec, its networks freshly made for a codec's data."""
-    _, size = codec.image
+    made, kind = family(spec.family), "tables" if codec.is_table else "images"
+    if kind not in made.kinds:
+        known = ", ".join(name for name, other in FAMILIES.items() if kind in other.kinds)
+        raise RaygenError(f"the family {spec.family!r} does not make {kind}", f"these do: {known}")
+    layout: Layout = Tokens(codec.cells.values())
+    if not codec.is_table:
+        _, size = codec.image
+        layout = size.channels, size.height, size.width
     classes = len(codec.categories[spec.condition].values) if spec.condition else 0
-    return family(spec.family)(spec, (size.channels, size.height, size.width), classes, device)
+    return made(spec, layout, classes, device)
 
 
 def default_device() -> torch.device:

@@ -14,6 +14,14 @@ Shape = tuple[int, int, int]
 """Channels, height, width."""
 
 
+class Tokens(tuple[int, ...]):
+    """How many tokens each column of a table has, in their order."""
+
+
+Layout = Shape | Tokens
+"""What a row is to the networks: an image, or a table's cells."""
+
+
 class DenseDecoder(nn.Module):
     """Latent ``(n, latent)``, classes ``(n,)`` or None → values of any sign ``(n, *shape)``."""
 

@@ -318,7 +318,7 @@ def _export(sampler: Sampler, codec: Codec, spec: Spec, config: dict[str, Any], 
         "spec": spec.model_dump(mode="json", by_alias=True),
         "metrics": metrics,
     }
-    generator = Generator(spec.generator, codec, sampler, lineage=lineage)
+    generator = Generator(spec.generator, codec, sampler, sampler.tile, lineage)
     folder = Folder(config["project"]) / "generators" / generator.digest
     if not folder.exists(artifact.DOCUMENT):
         generator.save(folder)

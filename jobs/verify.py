@@ -17,7 +17,8 @@ from raygen.datasets import images, stream
 from raygen.datasets.commit import Output, differing, intact, row_groups
 from raygen.datasets.storage import Folder
 from raygen.errors import DataError, OutputError
-from raygen.generators.generator import TILE, Generator, default_device, versions
+from raygen.generators.base import TILE
+from raygen.generators.generator import Generator, default_device, versions
 from raygen.jobs import augment, progress
 from raygen.jobs.plan import Plan, Shard, plan
 from raygen.jobs.shards import ROWS_AT_ONCE, VARIANT

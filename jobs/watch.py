@@ -17,8 +17,7 @@ from torch import Tensor
 from raygen.datasets.codec import Batch, Codec
 from raygen.datasets.storage import Folder
 from raygen.generators import noise
-from raygen.generators.base import Sampler
-from raygen.generators.generator import TILE
+from raygen.generators.base import TILE, Sampler
 from raygen.jobs.evaluate import HIGHER
 from raygen.metrics import fidelity
 from raygen.metrics.features import Classifier, Features, Pixels

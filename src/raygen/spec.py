@@ -214,6 +214,23 @@ class AutoencoderSpec(LearnedSpec):
     components: PositiveInt = 10
 
 
+class AutoregressiveSpec(LearnedSpec):
+    """Any-order autoregressive model of a table: each column's distribution, given any of the others.
+
+    Attributes:
+        embedding: numbers that a token is to the network.
+        width: of what the network knows of a row, from the columns that it sees.
+        features: that each column has of its own, of what is known of the row.
+        learning_rate: of AdamW, for batches of about a thousand rows; falling to 0 (``train.schedule: cosine``) is better.
+    """
+
+    family: Literal["autoregressive"] = "autoregressive"
+    embedding: PositiveInt = 32
+    width: PositiveInt = 256
+    features: PositiveInt = 64
+    learning_rate: PositiveFloat = 2e-3
+
+
 class TransformsSpec(FamilySpec):
     """Classical image transforms, for variants of rows; nothing is learnt. Needs ``pip install 'raygen[transforms]'``.
 
@@ -261,7 +278,7 @@ class TransformsSpec(FamilySpec):
         return self
 
 
-GeneratorSpec = Annotated[GanSpec | VaeSpec | AutoencoderSpec | TransformsSpec, Discriminator("family")]
+GeneratorSpec = Annotated[GanSpec | VaeSpec | AutoencoderSpec | AutoregressiveSpec | TransformsSpec, Discriminator("family")]
 
 
 class ElasticSpec(Strict):

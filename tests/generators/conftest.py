@@ -19,7 +19,7 @@ SPECS: dict[str, type[FamilySpec]] = {
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     f"{name}-{network}": (name, {"network": network})
     for name, family in FAMILIES.items()
-    if family.learns
+    if family.learns and "images" in family.kinds
     for network in get_args(SPECS[name].model_fields["network"].annotation)
 }
 KINDS["gan-hinge"] = (

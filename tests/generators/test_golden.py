@@ -11,13 +11,15 @@ They were made with PyTorch 2.13 on a CPU, in one thread; other CPUs differ from
 
 import pytest
 import torch
+from torch import Tensor
 
 from raygen.generators.families import FAMILIES, family
-from raygen.spec import AutoencoderSpec, GanSpec, VaeSpec
+from raygen.generators.networks import Layout, Tokens
+from raygen.spec import AutoencoderSpec, AutoregressiveSpec, GanSpec, VaeSpec
 
-STEPS, ROWS, CLASSES, SHAPE = 8, 32, 4, (1, 16, 16)
+STEPS, ROWS, CLASSES, SHAPE, TOKENS = 8, 32, 4, (1, 16, 16), Tokens((4, 6, 3))
 # Every option is given: a better default is no reason for a curve to move.
-SPECS: dict[str, GanSpec | VaeSpec | AutoencoderSpec] = {
+SPECS: dict[str, GanSpec | VaeSpec | AutoencoderSpec | AutoregressiveSpec] = {
     "gan": GanSpec(
         network="dcgan",
         latent=8,
@@ -78,6 +80,7 @@ SPECS: dict[str, GanSpec | VaeSpec | AutoencoderSpec] = {
         components=2,
         ema=0.99,
     ),
+    "autoregressive": AutoregressiveSpec(embedding=4, width=8, features=4, learning_rate=2e-3, ema=0.99),
 }
 SHOWN = {
     "gan": ["generator_loss", "discriminator_loss"],
@@ -86,18 +89,28 @@ SHOWN = {
     "vae-logistic": ["loss", "divergence"],
     "autoencoder": ["loss", "squared_error"],
     "autoencoder-mixture": ["loss", "squared_error"],
+    "autoregressive": ["loss"],
 }
 
 
-def curve(name: str) -> list[list[float]]:
-    """The losses of a few steps on fixed pictures, then the mean and the spread of what the generator makes."""
+def batch(layout: Layout) -> tuple[Tensor, Tensor | None]:
+    """Fixed pictures and their classes, or fixed cells."""
+    if isinstance(layout, Tokens):
+        rows = torch.arange(ROWS, dtype=torch.float64)
+        return torch.stack([rows % 4, rows**2 % 6 + 0.25, rows // 3 % 3], 1), None
     rows = torch.arange(ROWS, dtype=torch.float32)[:, None, None, None]
     y, x = torch.meshgrid(torch.arange(16.0), torch.arange(16.0), indexing="ij")
     images = torch.sin(0.3 * rows + 0.5 * x * (rows % CLASSES + 1) / CLASSES - 0.2 * y)
-    classes = torch.arange(ROWS) % CLASSES
+    return images, torch.arange(ROWS) % CLASSES
 
+
+def curve(name: str) -> list[list[float]]:
+    """The losses of a few steps on fixed rows, then the mean and the spread of what the generator makes."""
+    kind = family(SPECS[name].family)
+    layout = TOKENS if "tables" in kind.kinds else SHAPE
+    images, classes = batch(layout)
     torch.manual_seed(0)
-    learner = family(SPECS[name].family)(SPECS[name], SHAPE, CLASSES, torch.device("cpu"))
+    learner = kind(SPECS[name], layout, CLASSES if classes is not None else 0, torch.device("cpu"))
     values = []
     for step in range(STEPS):
         learner.progress = step / STEPS
