@@ -147,10 +147,7 @@ class Codec:
             if name in names:
                 bounds[index] = np.repeat([[0.0, 1.0]], tokens, 0)
                 column = self.columns.get(name)
-                if isinstance(column, Vocabulary | Number):
-                    null = column.null
-                else:
-                    null = self.categories[name].values[-1] is None
+                null = column.null if isinstance(column, Vocabulary | Number) else self.categories[name].values[-1] is None
                 if null and tokens > 1:
                     bounds[index][-1] = 0.0
         return bounds
