@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from raygen.datasets import images, stream
+from raygen.datasets import images, parquet, stream
 from raygen.datasets.commit import Output, Receipt, chunks
 from raygen.datasets.schema import features_metadata, with_column_type
 from raygen.errors import DataError
@@ -73,7 +73,7 @@ class Maker:
             return
         file, first, last, skip, row = shard.split
         start = shard.start
-        for table in stream.read_rows(file, range(first, last), skip, len(shard.rows), self.batch):
+        for table in parquet.read_rows(file, range(first, last), skip, len(shard.rows), self.batch):
             rows = range(start, start := start + len(table))
             if self.plan.new is not None:
                 table = table.select(self.codec.arrow.names)
