@@ -8,7 +8,8 @@ from urllib.parse import quote
 
 import numpy as np
 
-from raygen.datasets.stream import Fragment, Source
+from raygen.datasets.parquet import Fragment
+from raygen.datasets.stream import Source
 from raygen.errors import RaygenError
 from raygen.generators import noise
 from raygen.generators.generator import Generator

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from raygen.datasets import columns, images, stream
+from raygen.datasets import columns, images, parquet, stream
 from raygen.datasets.codec import CELLS
 from raygen.datasets.commit import Output, Receipt, chunks
 from raygen.datasets.schema import features_metadata, with_column_type
@@ -82,7 +82,7 @@ class Maker:
             return
         file, first, last, skip, row = shard.split
         start = shard.start
-        for table in stream.read_rows(file, range(first, last), skip, len(shard.rows), self.batch):
+        for table in parquet.read_rows(file, range(first, last), skip, len(shard.rows), self.batch):
             rows = range(start, start := start + len(table))
             if self.plan.new is not None:
                 table = table.select(self.codec.arrow.names)
