@@ -86,7 +86,7 @@ def learnt() -> Sampler:
 
 @torch.inference_mode()
 def make(sampler: Sampler, given: Tensor | None, rows: int = 20_000, seed: int = 1) -> Tensor:
-    noise = torch.randn(rows, sampler.noise, generator=torch.Generator().manual_seed(seed))
+    noise = torch.rand(rows, sampler.noise, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
     return sampler(noise, given)  # type: ignore[no-any-return]
 
 
