@@ -80,6 +80,10 @@ class Codec:
         chosen = {name: self.fields[name] for name in names if name is not None}
         return Codec.of(chosen, self.arrow, self.categories, self.columns)
 
+    def made(self, condition: str | None) -> "Codec":
+        """The same codec for what a generator makes: all of a table; an image, and its condition where it has one."""
+        return self if self.is_table else self.select([self.image[0], condition])
+
     def with_images(self, stored: str) -> "Codec":
         """The same codec with its pictures stored as the source has them (``source``), as ``png`` or as ``tensor``."""
         if self.is_table:

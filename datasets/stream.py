@@ -228,22 +228,36 @@ class Reader:
         whole = zip(self.source.fragments, self.counts(), strict=True)
         return self.joined([Piece(fragment, 0, rows) for fragment, rows in whole if rows])
 
+    def plain(self, pieces: Iterable[Piece]) -> pa.Table:
+        """The rows of pieces as the source has them, read in this process: the columns of a table that are learnt."""
+        found = (table for piece in pieces for table, _ in self._rows(piece))
+        return pa.concat_tables([self.source.arrow.empty_table().select(self._names), *found])
+
     def _encode(self, items: dict[str, Any]) -> Iterator[Batch]:
-        wanted = zip(items["skip"], items["take"], items["seed"], strict=True)
-        for fragment, (skip, take, seed) in zip(_items(items), wanted, strict=True):
-            chosen = np.flatnonzero(self._mask(fragment))
-            if seed < 0:
-                chosen = chosen[skip : skip + take]
-            else:
-                chosen = np.sort(np.random.default_rng(seed).choice(chosen, take, replace=False))
-            first, stop, group = int(chosen[0]), int(chosen[-1]) + 1, fragment.row_group
-            names = list(self.codec.cells if self.codec.is_table else self.codec.fields)
-            for table in read_rows(fragment.file, range(group, group + 1), first, stop - first, ROWS_AT_ONCE, names):
-                rows = chosen[(chosen >= first) & (chosen < first + len(table))]
-                first, at = first + len(table), rows - first
-                if len(rows):
-                    where = partial(_place, fragment, rows)
-                    yield {**self.codec.encode(table.take(pa.array(at)), where), ROW: fragment.offset + rows}
+        wanted = zip(_items(items), items["skip"], items["take"], items["seed"], strict=True)
+        for piece in map(Piece._make, wanted):
+            for table, rows in self._rows(piece):
+                where = partial(_place, piece.fragment, rows)
+                yield {**self.codec.encode(table, where), ROW: piece.fragment.offset + rows}
+
+    def _rows(self, piece: Piece) -> Iterator[tuple[pa.Table, np.ndarray]]:
+        """The rows of a piece, some at a time, and their numbers in their row group."""
+        fragment, skip, take, seed = piece
+        chosen = np.flatnonzero(self._mask(fragment))
+        if seed < 0:
+            chosen = chosen[skip : skip + take]
+        else:
+            chosen = np.sort(np.random.default_rng(seed).choice(chosen, take, replace=False))
+        first, stop, group = int(chosen[0]), int(chosen[-1]) + 1, fragment.row_group
+        for table in read_rows(fragment.file, range(group, group + 1), first, stop - first, ROWS_AT_ONCE, self._names):
+            rows = chosen[(chosen >= first) & (chosen < first + len(table))]
+            first, at = first + len(table), rows - first
+            if len(rows):
+                yield table.take(pa.array(at)), rows
+
+    @property
+    def _names(self) -> list[str]:
+        return list(self.codec.cells if self.codec.is_table else self.codec.fields)
 
     def _mask(self, fragment: Fragment) -> np.ndarray:
         mask = _mask(self.source.root, fragment, self.holdout)

@@ -13,6 +13,7 @@ from itertools import cycle, islice
 from typing import NamedTuple, Protocol
 
 import numpy as np
+import pyarrow as pa
 
 from raygen.datasets import stream
 from raygen.datasets.codec import Batch, Codec
@@ -136,13 +137,22 @@ class Streamed:
 
 def some(reader: stream.Reader, count: int, seed: int) -> Batch:
     """About so many rows, or all, in no order, from a few row groups: any of their rows, for data may be sorted."""
-    random = np.random.default_rng(seed)
-    parts = [part for part in zip(reader.source.fragments, reader.counts(), strict=True) if part[1]]
-    places = [parts[index] for index in sorted(random.permutation(len(parts))[:PLACES])]
-    each = -(-count // max(1, len(places)))
-    rows = reader.joined([stream.Piece(fragment, 0, min(each, count), seed) for fragment, count in places])
-    order = random.permutation(_len(rows))
+    rows = reader.joined(_some(reader, count, seed))
+    order = np.random.default_rng(seed).permutation(_len(rows))
     return {name: values[order] for name, values in rows.items()}
+
+
+def some_rows(reader: stream.Reader, count: int, seed: int) -> pa.Table:
+    """The same of a table, as they are in the source."""
+    rows = reader.plain(_some(reader, count, seed))
+    return rows.take(pa.array(np.random.default_rng(seed).permutation(len(rows)))).combine_chunks()
+
+
+def _some(reader: stream.Reader, count: int, seed: int) -> list[stream.Piece]:
+    parts = [part for part in zip(reader.source.fragments, reader.counts(), strict=True) if part[1]]
+    places = [parts[index] for index in sorted(np.random.default_rng(seed).permutation(len(parts))[:PLACES])]
+    each = -(-count // max(1, len(places)))
+    return [stream.Piece(fragment, 0, min(each, count), seed) for fragment, count in places]
 
 
 def steps(rows: int, batch_size: int) -> int:
@@ -152,6 +162,8 @@ def steps(rows: int, batch_size: int) -> int:
 
 def row_bytes(codec: Codec) -> int:
     """Of an encoded row in memory."""
+    if codec.is_table:
+        return 8 * len(codec.cells)
     _, image = codec.image
     return image.channels * image.height * image.width + 8 * len(codec.categories)
 

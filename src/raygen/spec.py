@@ -7,7 +7,8 @@
 import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Literal
+from datetime import date, datetime, time, timedelta
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, NonNegativeInt, PositiveInt, Tag
 from pydantic import model_validator as validator
@@ -108,7 +109,14 @@ class DatasetSpec(Strict):
 
 
 class FamilySpec(Strict):
-    """What every family has. ``condition`` names the category column that says what a row shows."""
+    """What every family has.
+
+    Attributes:
+        condition: the category column that says what a row shows.
+        kinds: of datasets that the family makes, ``images`` or ``tables``.
+    """
+
+    kinds: ClassVar[frozenset[str]] = frozenset({"images"})
 
     condition: str | None = None
 
@@ -224,6 +232,8 @@ class AutoregressiveSpec(LearnedSpec):
         learning_rate: of AdamW, for batches of about a thousand rows; falling to 0 (``train.schedule: cosine``) is better.
     """
 
+    kinds = frozenset({"tables"})
+
     family: Literal["autoregressive"] = "autoregressive"
     embedding: PositiveInt = 32
     width: PositiveInt = 256
@@ -279,6 +289,9 @@ class TransformsSpec(FamilySpec):
 
 
 GeneratorSpec = Annotated[GanSpec | VaeSpec | AutoencoderSpec | AutoregressiveSpec | TransformsSpec, Discriminator("family")]
+FAMILIES: Mapping[str, type[FamilySpec]] = {
+    kind.model_fields["family"].default: kind for kind in get_args(get_args(GeneratorSpec)[0])
+}
 
 
 class ElasticSpec(Strict):
@@ -308,13 +321,13 @@ class WatchSpec(Strict):
 
     Attributes:
         every: epochs.
-        metric: by which a generator is better.
+        metric: by which a generator is better; by default ``frechet_distance``, of tables ``quality``.
         rows: how many held-out rows, and as many generated ones.
         patience: stop after so many evaluations without a better one; without it, never.
     """
 
     every: PositiveInt = 1
-    metric: Literal["frechet_distance", "label_agreement"] = "frechet_distance"
+    metric: Literal["frechet_distance", "label_agreement", "quality"] | None = None
     rows: Annotated[int, Field(ge=64)] = 1000
     patience: PositiveInt | None = None
 
@@ -381,19 +394,31 @@ class TrainSpec(Strict):
         return self
 
 
+MetricOfImages = Literal[
+    "label_agreement",
+    "frechet_distance",
+    "classifier_score",
+    "precision",
+    "recall",
+    "density",
+    "coverage",
+    "negative_log_likelihood",
+]
+MetricOfTables = Literal[
+    "quality",
+    "column_shapes",
+    "pair_trends",
+    "discriminator_auc",
+    "identical_share",
+    "membership_auc",
+    "closer_share",
+]
+
+
 class GateRule(Strict):
     """A metric of the report and the least or most it may be."""
 
-    metric: Literal[
-        "label_agreement",
-        "frechet_distance",
-        "classifier_score",
-        "precision",
-        "recall",
-        "density",
-        "coverage",
-        "negative_log_likelihood",
-    ]
+    metric: MetricOfImages | MetricOfTables
     min: float | None = None
     max: float | None = None
 
@@ -423,6 +448,10 @@ class FormatSpec(Strict):
     partition_by: str | None = None
 
 
+Wanted = str | int | float | bool | datetime | date | time | timedelta | None
+"""A value of any column; dates and times as YAML has them, or as ISO 8601 text."""
+
+
 class AugmentSpec(Strict):
     """What to write: new rows (``rows``, ``balance`` or ``classes``), or ``variants`` of each row of a dataset.
 
@@ -433,7 +462,11 @@ class AugmentSpec(Strict):
         start: the number of the first new row; a dataset with another ``start`` and the same seed can extend an earlier one.
         variants: how many of each real row, by the means of the family; other columns are carried along.
         source: the Parquet whose rows to vary; ``dataset.path`` by default.
-        strength: how far a variational or plain autoencoder moves from the row, in standard deviations of its latent space.
+        strength: how far a variational or plain autoencoder moves from the row, in standard deviations of its latent space;
+            of a table, the share of its cells that are drawn anew, 0 to 1.
+        where: of new rows of a table: by column the value, a list of the values, or of numbers and times the range (both
+            ends belong to it; null for an open one). Every row is so, exactly, and its other columns are what goes with it.
+        complete: write the rows of ``source``, a table without some of its columns or cells, with those filled in.
         include_real: write the real rows too, told apart by the column ``_source``.
         shard_rows: rows of a Parquet file.
     """
@@ -446,6 +479,8 @@ class AugmentSpec(Strict):
     variants: PositiveInt | None = None
     source: Annotated[str, Field(min_length=1)] | None = None
     strength: Annotated[float, Field(ge=0)] | None = None
+    where: Annotated[dict[str, Wanted | list[Wanted]], Field(min_length=1)] | None = None
+    complete: bool = False
     include_real: bool = False
     seed: Seed = 0
     workers: Workers = "auto"
@@ -456,20 +491,28 @@ class AugmentSpec(Strict):
     @validator(mode="after")
     def _says_one_thing(self) -> "AugmentSpec":
         ways = [name for name in ("rows", "classes", "variants") if getattr(self, name) is not None]
+        ways += ["complete"] * self.complete
         if not ways and self.balance is None:
-            raise ValueError("augment does not say what to make: give rows, balance, classes or variants")
+            raise ValueError("augment does not say what to make: give rows, balance, classes, variants or complete")
         if len(ways) > 1:
             raise ValueError(f"augment has both {ways[0]} and {ways[1]}, which say different things; leave one out")
         others = {"balance": self.balance is not None, "to": self.to is not None, "start": self.start > 0}
         others["format.partition_by"] = self.format.partition_by is not None
+        others["where"] = self.where is not None
+        of_real = self.variants is not None or self.complete
         for name in others:
-            if others[name] and (self.variants is not None or (self.classes is not None and name in ("balance", "to"))):
+            if others[name] and (of_real or (self.classes is not None and name in ("balance", "to"))):
                 raise ValueError(f"augment.{name} does not go with augment.{ways[0]}; leave one out")
         if self.to is not None and (self.balance is None or self.rows is not None):
             raise ValueError("augment.to is what augment.balance brings every class up to; it needs balance, and no rows")
-        for name in ("source", "strength"):
-            if getattr(self, name) is not None and self.variants is None:
-                raise ValueError(f"augment.{name} is about variants of rows; it needs augment.variants")
+        if self.source is not None and not of_real:
+            raise ValueError("augment.source is the rows to vary or to complete; it needs augment.variants, or complete")
+        if self.strength is not None and self.variants is None:
+            raise ValueError("augment.strength is about variants of rows; it needs augment.variants")
+        if self.complete and self.source is None:
+            raise ValueError("augment.complete fills in the rows of augment.source, which is not given")
+        if self.complete and self.include_real:
+            raise ValueError("augment.include_real does not go with augment.complete; leave one out")
         if self.include_real and self.format.partition_by is not None:
             raise ValueError("augment.include_real does not go with augment.format.partition_by; leave one out")
         if self.classes is not None and not any(self.classes.values()):
@@ -510,9 +553,12 @@ class Spec(Strict):
     def _parts_fit_together(self) -> "Spec":
         fields = self.dataset.fields
         image = next((field for field in fields.values() if isinstance(field, ImageField)), None)
-        if image is None:
+        kind, other = ("tables", "images") if image is None else ("images", "tables")
+        if kind not in self.generator.kinds:
+            known = ", ".join(name for name, family in FAMILIES.items() if kind in family.kinds)
             raise ValueError(
-                f"dataset.schema has 0 image columns, so it is a table; the family {self.generator.family!r} makes images"
+                f"generator.family {self.generator.family!r} makes {other}, and dataset.schema has "
+                f"{'no' if image is None else 'an'} image column: {known} make {kind}"
             )
         if reserved := [name for name in fields if name in ("_row", "_variant", "_source", "_holdout")]:
             raise ValueError(f"dataset.schema has a column {reserved[0]!r}, a name that raygen uses; rename the column")
@@ -521,7 +567,7 @@ class Spec(Strict):
             _must_be_category("generator.condition", condition, fields)
         if isinstance(self.generator, GanSpec) and self.generator.conditioning == "auxiliary" and condition is None:
             raise ValueError("generator.conditioning 'auxiliary' guesses the condition: it needs generator.condition")
-        if isinstance(self.generator, TransformsSpec) and image.channels == 1:
+        if isinstance(self.generator, TransformsSpec) and image is not None and image.channels == 1:
             for name in ("saturation", "hue"):
                 if getattr(self.generator, name):
                     column = next(name for name in fields if fields[name] is image)
@@ -531,6 +577,13 @@ class Spec(Strict):
             raise ValueError(f"gate has a rule for negative_log_likelihood, which the family {family!r} does not have")
         if self.augment is not None:
             _augment_fits(self.augment, self.generator, fields)
+        asked = {f"gate: {rule.metric}": rule.metric for rule in self.gate}
+        if self.train.watch is not None and self.train.watch.metric is not None:
+            asked["train.watch.metric"] = self.train.watch.metric
+        known_ = get_args(MetricOfTables if image is None else MetricOfImages)
+        for where, metric in asked.items():
+            if metric not in known_:
+                raise ValueError(f"{where} is not a metric of {kind}; those are: {', '.join(known_)}")
         return self
 
     @validator(mode="after")
@@ -575,8 +628,17 @@ def _augment_fits(augment: AugmentSpec, generator: FamilySpec, fields: Mapping[s
         )
     if augment.classes is not None and condition is None:
         raise ValueError("augment.classes asks for values, but the generator has no generator.condition to ask by")
-    if augment.strength is not None and family not in ("vae", "autoencoder"):
-        raise ValueError(f"augment.strength is for families that encode (vae, autoencoder), not for {family!r}")
+    if augment.strength is not None and family not in ("vae", "autoencoder", "autoregressive"):
+        raise ValueError(f"augment.strength is for vae, autoencoder and autoregressive, not for {family!r}")
+    if family == "autoregressive" and (augment.strength or 0) > 1:
+        raise ValueError("augment.strength is the share of a table's cells that are drawn anew, at most 1")
+    is_table = not any(isinstance(field, ImageField) for field in fields.values())
+    for name in ("where", "complete", "variants"):
+        if (is_table or name != "variants") and getattr(augment, name) and family != "autoregressive":
+            raise ValueError(f"augment.{name} is for tables that the family 'autoregressive' makes, not for {family!r}")
+    if augment.where and (augment.balance or augment.classes) and condition in augment.where:
+        way = "balance" if augment.balance else "classes"
+        raise ValueError(f"augment.where and augment.{way} both say what {condition!r} is; leave one out")
     if augment.variants is not None and family == "gan" and condition is None:
         raise ValueError("augment.variants of a gan are rows of the same class: it needs generator.condition")
 
