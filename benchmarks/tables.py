@@ -35,6 +35,7 @@ import argparse
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -142,6 +143,7 @@ class Bench:
             "generator": settings["generator"],
             "train": {"workers": self.cores, "seed": SEED, **settings["train"]},
         }
+        shutil.rmtree(self.folder / "store" / output.stem, ignore_errors=True)  # of an attempt that was cut short
         path = output.with_suffix(".yaml")
         path.write_text(yaml.safe_dump(asked, sort_keys=False))
         began = time.perf_counter()
@@ -166,14 +168,12 @@ class Bench:
 
         from raygen.metrics import privacy
 
-        ceiling = made == self.test  # whose quality is that of the test rows, and whose classifier learns from the real ones
-        parts = {"train": self.train, "test": self.test, "kinds": self.kinds, "target": TABLES[self.table], "seed": SEED}
-        found = self.worker("score", synthetic=made, **parts)
-        if ceiling:
-            found["auc"] = self.worker("score", synthetic=self.train, **parts)["auc"]
+        learned = self.train if made == self.test else made  # the ceilings are those of test rows and of training rows
+        asked = {"train": self.train, "test": self.test, "synthetic": made, "learned": learned}
+        found = self.worker("score", kinds=self.kinds, target=TABLES[self.table], seed=SEED, **asked)
         synthetic, train, test = (pq.read_table(path, columns=list(self.kinds)) for path in (made, self.train, self.test))
         found["identical"] = privacy.identical_share(synthetic, train, self.kinds).value
-        if not ceiling:
+        if made != self.test:
             found["membership"] = privacy.membership_auc(synthetic, train, test, self.kinds, SEED).value
         return found
 
@@ -192,7 +192,7 @@ def missed(table: str, figures: dict[str, Figures]) -> list[str]:
     if table == "adult" and "autoregressive" in figures:
         checks += [("autoregressive", name, True, least) for name, least in ON_ADULT["at_least"].items()]
         checks += [("autoregressive", name, False, most) for name, most in ON_ADULT["at_most"].items()]
-    for case in RAYGEN.keys() & figures.keys():
+    for case in (case for case in RAYGEN if case in figures):
         checks.append((case, "identical", False, figures["real"]["identical"]))
         if (peer := figures.get(PEERS.get(case, ""))) is not None:
             checks += [(case, "quality", True, peer["quality"]), (case, "auc", True, peer["auc"] or 0.0)]

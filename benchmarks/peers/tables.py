@@ -90,15 +90,17 @@ def as_table(frame: pd.DataFrame, kinds: dict[str, str], schema: pa.Schema) -> p
 
 
 def score(
-    train: str, test: str, synthetic: str, kinds: dict[str, str], target: dict[str, Any], seed: int
+    train: str, test: str, synthetic: str, learned: str, kinds: dict[str, str], target: dict[str, Any], seed: int
 ) -> dict[str, float | None]:
-    """SDMetrics' quality of a table beside the training rows, and the AUC of a classifier that learned from it, on the real
-    test rows. The target is a column, the value it ``is`` or the number it is ``above``, and columns that are ``hidden``."""
+    """SDMetrics' quality of synthetic rows beside the training rows; and the AUC, on the real test rows, of a classifier that
+    has ``learned`` from rows. What it tells is a column, the value that this ``is`` or the number that it is ``above``, and
+    other columns can be ``hidden`` from it. There is no AUC where the rows that it could learn from are all alike."""
     from sdmetrics.reports.single_table import QualityReport
     from sklearn.ensemble import HistGradientBoostingClassifier
     from sklearn.metrics import roc_auc_score
 
-    real, held, made = (pq.read_table(file, columns=list(kinds)).to_pandas() for file in (train, test, synthetic))
+    files = train, test, synthetic, learned
+    real, held, made, lesson = (pq.read_table(file, columns=list(kinds)).to_pandas() for file in files)
     report = QualityReport()
     metadata = {"columns": {name: {"sdtype": LEARNT[kind]} for name, kind in kinds.items()}}
     report.generate(real, made, metadata, verbose=False)
@@ -121,7 +123,7 @@ def score(
             columns[name] = column
         return pd.DataFrame(columns), goal == target["is"] if "is" in target else goal > target["above"]
 
-    rows, answers = examples(made)
+    rows, answers = examples(lesson)
     auc = None
     if answers.nunique() == 2:
         classifier = HistGradientBoostingClassifier(categorical_features="from_dtype", random_state=seed).fit(rows, answers)
