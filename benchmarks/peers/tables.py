@@ -92,7 +92,7 @@ def as_table(frame: pd.DataFrame, kinds: dict[str, str], schema: pa.Schema) -> p
 def score(
     train: str, test: str, synthetic: str, learned: str, kinds: dict[str, str], target: dict[str, Any], seed: int
 ) -> dict[str, float | None]:
-    """SDMetrics' quality of synthetic rows beside the training rows; and the AUC, on the real test rows, of a classifier that
+    """SDMetrics' quality of synthetic rows beside the training rows; and the AUC, on real test rows, of a classifier that
     has ``learned`` from rows. What it tells is a column, the value that this ``is`` or the number that it is ``above``, and
     other columns can be ``hidden`` from it. There is no AUC where the rows that it could learn from are all alike."""
     from sdmetrics.reports.single_table import QualityReport
