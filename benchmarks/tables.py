@@ -101,7 +101,7 @@ class Bench:
                 subprocess.run([self.python, HERE.parent / "examples" / "adult.py", whole], check=True)
             elif not whole.exists():
                 self.worker("data", table=self.table, output=whole)
-            table = pq.read_table(whole)
+            table = pq.read_table(whole).replace_schema_metadata()  # else pandas would read integers as objects with nulls
             mixed = np.random.default_rng(SEED).permutation(len(table))[: self.rows]
             cut = int(0.8 * len(mixed))
             pq.write_table(table.take(mixed[:cut]), self.train, row_group_size=5000)
