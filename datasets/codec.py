@@ -130,6 +130,28 @@ class Codec:
                 batch[name] = columns.encode(array, self.categories[name])
         return batch
 
+    def given(self, table: pa.Table) -> np.ndarray:
+        """Cells of a table's rows of which some are known, float64 ``(n, columns)``: NaN where a cell is null, or its column
+        is not there."""
+        cells = np.full((len(table), len(self.cells)), np.nan)
+        for index, name in enumerate(self.cells):
+            if name in table.column_names:
+                column = _whole(table[name])
+                cells[:, index] = np.where(column.is_valid().to_numpy(False), self._cells(name, column), np.nan)
+        return cells
+
+    def filled(self, names: Iterable[str]) -> dict[int, np.ndarray]:
+        """Bounds, as of ``where``, that let any value be in some columns of a table, but no null."""
+        bounds = {}
+        for index, (name, tokens) in enumerate(self.cells.items()):
+            if name in names:
+                bounds[index] = np.repeat([[0.0, 1.0]], tokens, 0)
+                column = self.columns.get(name)
+                null = column.null if isinstance(column, Vocabulary | Number) else self.categories[name].values[-1] is None
+                if null and tokens > 1:
+                    bounds[index][-1] = 0.0
+        return bounds
+
     def decode(self, batch: Batch) -> pa.Table:
         """Turn tensors into rows with the Arrow types of the source; of a table with identifiers, with ``_row``."""
         arrays = []

@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from raygen.datasets import stream
 from raygen.datasets.codec import Batch, Codec
+from raygen.datasets.parquet import Fragment
 
 WINDOW_ROWS, WINDOW_BYTES = 16_384, 1 << 27
 """At most so many rows, and bytes, among which streamed rows are mixed."""
@@ -168,7 +169,7 @@ def row_bytes(codec: Codec) -> int:
     return image.channels * image.height * image.width + 8 * len(codec.categories)
 
 
-def pieces(parts: Iterable[tuple[stream.Fragment, int]], rows: range) -> list[stream.Piece]:
+def pieces(parts: Iterable[tuple[Fragment, int]], rows: range) -> list[stream.Piece]:
     """Where some rows are: of all that row groups, in their order, have so many of."""
     found, first = [], 0
     for fragment, count in parts:

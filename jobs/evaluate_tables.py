@@ -15,9 +15,11 @@ from raygen.jobs import batches, progress
 from raygen.jobs.figures import metric, missing, number
 from raygen.jobs.project import Project
 from raygen.metrics import discriminator, privacy, tables
+from raygen.metrics.encoding import Column, encode
 
 MOST_ROWS = 50_000  # of training rows, of held-out rows and of synthetic rows, each: what is looked at, at most
 FEWEST = 4  # to compare
+BINS = 16  # of a column's histogram
 SHOWN = 10  # synthetic rows in the report
 FEATURES = "columns"
 
@@ -87,11 +89,38 @@ def _fidelity(
     ]
     told, real = (discriminator.discriminator_auc(reference, rows, kinds, seed) for rows in (candidate, ceiling))
     metrics.append(metric("discriminator_auc", told.value, real.value, told.interval, "classifier", n))
+    columns = encode({"real": reference, "synthetic": candidate}, kinds)
     by_column = [
-        {"column": name, "kind": kinds[name], "shape": value, "ceiling": best.by_column.get(name)}
+        {
+            "column": name,
+            "kind": kinds[name],
+            "shape": value,
+            "ceiling": best.by_column.get(name),
+            "histogram": _histogram(columns[name], reference[name], candidate[name]),
+        }
         for name, value in found.by_column.items()
     ]
     return metrics, by_column
+
+
+def _histogram(column: Column, real: pa.ChunkedArray, synthetic: pa.ChunkedArray) -> dict[str, Any]:
+    """The share of rows with each of the most frequent values, or in bins of equal width of where nearly all numbers are;
+    what is null is in none."""
+    if column.is_category:
+        counts = [np.bincount(codes[codes >= 0], minlength=column.distinct) for codes in column.codes]
+        chosen = np.argsort(-counts[0], kind="stable")[:BINS]
+        names = {int(code): str(value) for code, value in zip(column.codes[1], synthetic.to_pylist(), strict=True)}
+        names |= {int(code): str(value) for code, value in zip(column.codes[0], real.to_pylist(), strict=True)}
+        places: list[Any] = [names[int(code)] for code in chosen]
+        shares = [counted[chosen] / max(1, len(codes)) for counted, codes in zip(counts, column.codes, strict=True)]
+    else:
+        values = [column.values[codes[codes >= 0]] for codes in column.codes]
+        finite = values[0][np.isfinite(values[0])]
+        ends = np.quantile(finite, [0.005, 0.995]) if len(finite) else np.array([0.0, 1.0])
+        counts = [np.histogram(of_rows, BINS, tuple(ends))[0] for of_rows in values]
+        places = np.histogram_bin_edges([], BINS, tuple(ends)).tolist()
+        shares = [counted / max(1, len(codes)) for counted, codes in zip(counts, column.codes, strict=True)]
+    return {"places": places, "real": shares[0].tolist(), "synthetic": shares[1].tolist()}
 
 
 def _privacy(

@@ -8,7 +8,8 @@ from urllib.parse import quote
 
 import numpy as np
 
-from raygen.datasets.stream import Fragment, Source
+from raygen.datasets.parquet import Fragment
+from raygen.datasets.stream import Source
 from raygen.errors import RaygenError
 from raygen.generators import noise
 from raygen.generators.generator import Generator
@@ -156,10 +157,11 @@ def plan(asked: AugmentSpec, generator: Generator, real: Source | None, counts: 
     """
     of = None
     if real is not None:
-        copies = (asked.variants or 0) + asked.include_real
+        made = asked.variants or int(asked.complete)
+        copies = made + asked.include_real
         cut = tuple(splits(real.fragments, max(1, asked.shard_rows // copies)))
-        of = Variants(cut, asked.variants or 0, asked.include_real)
-    if asked.variants:
+        of = Variants(cut, made, asked.include_real)
+    if asked.of_real:
         return Plan(None, of)
     condition, folders = generator.spec.condition, None
     if counts is None and condition is not None:
@@ -180,7 +182,12 @@ def _counts(asked: AugmentSpec, generator: Generator, condition: str) -> Sequenc
         wanted = {generator.codec.class_index(condition, value): n for value, n in asked.classes.items()}
         counts = tuple(wanted.get(index, 0) for index in range(len(category.values)))
     elif asked.rows is not None:
-        counts = (balanced if asked.balance else proportional)(asked.rows, category.counts)
+        weights: Sequence[int] = category.counts
+        if asked.where and condition in asked.where:
+            bounds = generator.codec.where({condition: asked.where[condition]}).bounds
+            allowed = next(iter(bounds.values()))[:, 1] > 0
+            weights = [n if wanted else 0 for n, wanted in zip(weights, allowed, strict=True)]
+        counts = (balanced if asked.balance else proportional)(asked.rows, weights)
     else:
         counts = filled_up(category.everywhere, asked.to)
     unseen = [value for value, n, seen in zip(category.values, counts, category.counts, strict=True) if n and not seen]

@@ -488,6 +488,11 @@ class AugmentSpec(Strict):
     output: str | None = None
     format: FormatSpec = FormatSpec()
 
+    @property
+    def of_real(self) -> bool:
+        """Whether it is real rows that are varied or completed."""
+        return self.variants is not None or self.complete
+
     @validator(mode="after")
     def _says_one_thing(self) -> "AugmentSpec":
         ways = [name for name in ("rows", "classes", "variants") if getattr(self, name) is not None]
@@ -499,13 +504,12 @@ class AugmentSpec(Strict):
         others = {"balance": self.balance is not None, "to": self.to is not None, "start": self.start > 0}
         others["format.partition_by"] = self.format.partition_by is not None
         others["where"] = self.where is not None
-        of_real = self.variants is not None or self.complete
         for name in others:
-            if others[name] and (of_real or (self.classes is not None and name in ("balance", "to"))):
+            if others[name] and (self.of_real or (self.classes is not None and name in ("balance", "to"))):
                 raise ValueError(f"augment.{name} does not go with augment.{ways[0]}; leave one out")
         if self.to is not None and (self.balance is None or self.rows is not None):
             raise ValueError("augment.to is what augment.balance brings every class up to; it needs balance, and no rows")
-        if self.source is not None and not of_real:
+        if self.source is not None and not self.of_real:
             raise ValueError("augment.source is the rows to vary or to complete; it needs augment.variants, or complete")
         if self.strength is not None and self.variants is None:
             raise ValueError("augment.strength is about variants of rows; it needs augment.variants")
@@ -548,6 +552,11 @@ class Spec(Strict):
     serve: ServeSpec = ServeSpec()
 
     documented: ClassVar[str] = "the README's section 'The spec'"
+
+    @property
+    def is_table(self) -> bool:
+        """Whether the dataset is a table, rather than images."""
+        return not any(isinstance(field, ImageField) for field in self.dataset.fields.values())
 
     @validator(mode="after")
     def _parts_fit_together(self) -> "Spec":

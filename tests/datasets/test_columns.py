@@ -91,10 +91,10 @@ def test_nulls_in_a_dictionary_and_beside_it_are_one_value() -> None:
     np.testing.assert_array_equal(columns.encode(column, category), [0, 2, 2, 1])
 
 
-def vocabulary(values: list[Any], train: np.ndarray | None = None) -> Vocabulary:
+def vocabulary(values: list[Any], train: np.ndarray | None = None, kind: pa.DataType | None = None) -> Vocabulary:
     counts = Counts()
     for start in range(0, len(values), 5000):
-        piece, part = Counts(), pa.array(values[start : start + 5000])
+        piece, part = Counts(), pa.array(values[start : start + 5000], kind)
         piece.add(part, np.ones(len(part), bool) if train is None else train[start : start + 5000])
         counts.merge(json.loads(json.dumps(piece.to_json())))
     return Vocabulary.of(counts.training, None in counts.everywhere)
@@ -113,7 +113,7 @@ def test_very_many_values_there_and_back(kind: pa.DataType) -> None:
     if pa.types.is_integer(kind):
         base = 2**63 + 7 if kind == pa.uint64() else -3
         values = [None if value is None else base + int(value[1:]) for value in values]
-    learnt = vocabulary(values)
+    learnt = vocabulary(values, kind=kind)
     assert learnt.tokens <= OWN + SHARED + 1
     cells = learnt.encode(pa.array(values, kind))
     assert (cells.min(), cells.max() < learnt.tokens) == (0, True)
