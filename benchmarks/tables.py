@@ -9,8 +9,9 @@ A real table is split 80/20 by a seed. Each case is trained with the 80 % and ma
 Of each case, and of the real test rows in the place of synthetic ones, which is the ceiling:
 
 - *fit*: seconds; of raygen the whole command, the start of Ray included (*loop*: from the first to the last step); of a
-  peer its method ``fit``, by the clock or of the CPU, whichever is less, so that other work on the machine does not count;
-- *rows_per_second*: made and turned into a table, after some rows to warm up;
+  peer its method ``fit``;
+- *rows_per_second*: made and turned into a table, after some rows to warm up. Times are by the clock; a peer's are those of
+  the CPU where they are less, so that other work on the machine does not count against it;
 - *quality*: SDMetrics' QualityReport of the training rows and the synthetic ones; its two parts are *shapes* and *trends*;
 - *auc*: of a gradient-boosted classifier that learned from the synthetic rows, on the real test rows (the ceiling is that
   of one that learned from the training rows);
@@ -115,7 +116,11 @@ class Bench:
         digest = hashlib.sha256(json.dumps([settings, self.rows], sort_keys=True).encode()).hexdigest()[:8]
         output, kept = (self.folder / f"{case}-{digest}.{kind}" for kind in ("parquet", "json"))
         if not kept.exists():
-            fitted = self.raygen(case, settings, output) if case in RAYGEN else self.peer(case, settings, output)
+            if case in RAYGEN:
+                fitted = self.raygen(settings, output)
+            else:
+                asked = {"case": case, "train": self.train, "kinds": self.kinds, "seed": SEED, "output": output}
+                fitted = self.worker("fit", **asked, **settings)
             kept.write_text(json.dumps({"cores": self.cores, **settings, **fitted}))
         figures: Figures = json.loads(kept.read_text())
         if "quality" not in figures:
@@ -123,11 +128,8 @@ class Bench:
             kept.write_text(json.dumps(figures))
         return figures
 
-    def peer(self, case: str, settings: Figures, output: Path) -> Figures:
-        found = self.worker("fit", case=case, train=self.train, kinds=self.kinds, seed=SEED, output=output, **settings)
-        return {**found, "fit": min(found["fit"], found["fit_cpu"]), "fit_clock": found["fit"]}
-
-    def raygen(self, case: str, settings: Figures, output: Path) -> Figures:
+    def raygen(self, settings: Figures, output: Path) -> Figures:
+        """Train by the command, and write as many rows as it was trained with."""
         import pyarrow.parquet as pq
         import torch
 
