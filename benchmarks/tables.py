@@ -69,6 +69,8 @@ ON_ADULT: dict[str, dict[str, float]] = {
 }
 """What *autoregressive* is to reach there. On every table, gan and vae are to be as good as their peers at half of their
 fit, and no synthetic rows are to repeat training rows more often than test rows do."""
+TARGET = 0.983
+"""Of the ratio, on any table: 0.97 of 0.987, which is the ceiling on adult."""
 Figures = dict[str, Any]
 
 
@@ -197,12 +199,12 @@ def missed(table: str, figures: dict[str, Figures]) -> list[str]:
     for case in (case for case in RAYGEN if case in figures):
         checks.append((case, "identical", False, figures["real"]["identical"]))
         if (peer := figures.get(PEERS.get(case, ""))) is not None:
-            checks += [(case, "quality", True, peer["quality"]), (case, "auc", True, peer["auc"] or 0.0)]
+            checks += [(case, "quality", True, peer["quality"]), (case, "auc", True, peer["auc"])]
             checks.append((case, "fit", False, peer["fit"] / 2))
     return [
-        f"{case}: {name} {figures[case][name]}, not {bound:.4g} or {'more' if more else 'less'}"
+        f"{case}: {name} {figures[case][name]:.4g}, not {bound:.4g} or {'more' if more else 'less'}"
         for case, name, more, bound in checks
-        if figures[case][name] is None or (figures[case][name] < bound if more else figures[case][name] > bound)
+        if (figures[case][name] < bound if more else figures[case][name] > bound)
     ]
 
 
@@ -224,13 +226,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         bench = Bench((asked.folder or Path(name)).resolve(), asked.table, asked.rows, asked.cores, asked.peers.absolute())
         figures = {"real": bench.real()}
-        print(f"real: {figures['real']}", flush=True)
+        print(f"real: {rounded(figures['real'])}", flush=True)
         for case in asked.cases:
             figures[case] = bench.measure(case, settings[case])
-            print(f"{case}: {figures[case]}", flush=True)
+            print(f"{case}: {rounded(figures[case])}", flush=True)
     ratio = figures["autoregressive"]["quality"] / figures["real"]["quality"] if "autoregressive" in figures else None
-    target = ON_ADULT["at_least"]["quality"] / figures["real"]["quality"]
-    summary = {"name": "tables", "table": asked.table, "ratio": ratio and round(ratio, 3), "target": round(target, 3)}
+    summary = {"name": "tables", "table": asked.table, "ratio": ratio and round(ratio, 3), "target": TARGET}
     cases = {case: rounded(found) for case, found in figures.items()}
     print(json.dumps({**summary, "missed": missed(asked.table, figures), **cases}))
 

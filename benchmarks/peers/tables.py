@@ -98,10 +98,10 @@ def as_table(frame: pd.DataFrame, kinds: dict[str, str], schema: pa.Schema) -> p
 
 def score(
     train: str, test: str, synthetic: str, learned: str, kinds: dict[str, str], target: dict[str, Any], seed: int
-) -> dict[str, float | None]:
+) -> dict[str, float]:
     """SDMetrics' quality of synthetic rows beside the training rows; and the AUC, on real test rows, of a classifier that
     has ``learned`` from rows. What it tells is a column, the value that this ``is`` or the number that it is ``above``, and
-    other columns can be ``hidden`` from it. There is no AUC where the rows that it could learn from are all alike."""
+    other columns can be ``hidden`` from it."""
     from sdmetrics.reports.single_table import QualityReport
     from sklearn.ensemble import HistGradientBoostingClassifier
     from sklearn.metrics import roc_auc_score
@@ -131,7 +131,7 @@ def score(
         return pd.DataFrame(columns), goal == target["is"] if "is" in target else goal > target["above"]
 
     rows, answers = examples(lesson)
-    auc = None
+    auc = 0.5  # where all rows that it could learn from are alike, it can tell nothing
     if answers.nunique() == 2:
         classifier = HistGradientBoostingClassifier(categorical_features="from_dtype", random_state=seed).fit(rows, answers)
         rows, answers = examples(held)
