@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 from pydantic import TypeAdapter, ValidationError
+from raygen.datasets.conditions import Asked
 from torch import Tensor
 
 from raygen.datasets.codec import CELLS, ROW, Batch, Codec
@@ -103,7 +104,13 @@ class Generator:
         """SHA-256, hexadecimal, of the canonical content."""
         return artifact.digest(self.identity, self.sampler.state_dict())
 
-    def sample(self, rows: range, seed: int = 0, condition: Condition | None = None) -> pa.Table:
+    def sample(
+        self,
+        rows: range,
+        seed: int = 0,
+        condition: Condition | None = None,
+        where: Mapping[str, Asked] | None = None,
+    ) -> pa.Table:
         """Make rows by their numbers.
 
         The same rows come out whatever range they are asked for in, here or in a job, bit for bit on one device type and
@@ -114,20 +121,35 @@ class Generator:
             seed: of the dataset, 0 or more.
             condition: what the rows show: one value for all, or one for each row (to make rows of a dataset again, the
                 values they have there). By default each row draws its own, with the frequencies of the training data.
+            where: of a table, by column a value, a list of values, or of numbers and times the least and the most (see
+                ``Codec.where``): every row is so, exactly, and its other columns are what goes with it.
 
         Returns:
             A table with the Arrow types of the training data.
 
         Raises:
-            RaygenError: the condition is a value never seen, is not one per row, or the generator takes none.
+            RaygenError: the condition is a value never seen, is not one per row, or the generator takes none; or no row of
+                it can be as asked.
         """
-        return self.codec.decode(self.tensors(rows, seed, self.classes(rows, seed, condition)))
+        if not where:
+            return self.codec.decode(self.tensors(rows, seed, self.classes(rows, seed, condition)))
+        if not self.codec.is_table:
+            raise RaygenError("where is of tables, and this generator makes images", "ask for a condition")
+        if condition is not None and self.spec.condition in where:
+            raise RaygenError(f"where and the condition both say what {self.spec.condition!r} is", "leave one out")
+        asked = self.codec.where(where)
+        free = condition is None and self.spec.condition is not None  # the condition is one of what goes with it
+        classes = self.classes(rows, seed, condition)
+        return asked.imposed(self.codec.decode(self.tensors(rows, seed, None if free else classes, asked.bounds)))
 
-    def tensors(self, rows: range, seed: int, classes: np.ndarray | None) -> Batch:
+    def tensors(
+        self, rows: range, seed: int, classes: np.ndarray | None, bounds: Mapping[int, np.ndarray] | None = None
+    ) -> Batch:
         """The same before decoding: images uint8 ``(n, channels, height, width)``, and the classes ``(n,)``; or a table's
-        cells, and the numbers of the rows."""
+        cells, which are within bounds (see ``complete``), and the numbers of the rows."""
         if self.codec.is_table:
-            return {CELLS: self.complete(self._given(rows, classes), rows, seed), ROW: np.arange(rows.start, rows.stop)}
+            cells = self.complete(self._given(rows, classes), rows, seed, bounds)
+            return {CELLS: cells, ROW: np.arange(rows.start, rows.stop)}
         name, size = self.codec.image
         images = np.empty((len(rows), size.channels, size.height, size.width), np.uint8)
         batch: Batch = {name: self._tiled(images, self._make, rows, seed, "latent", self.sampler.noise, classes)}
