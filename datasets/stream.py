@@ -217,7 +217,7 @@ class Reader:
         whole = zip(self.source.fragments, self.counts(), strict=True)
         return self.joined([Piece(fragment, 0, rows) for fragment, rows in whole if rows])
 
-    def plain(self, pieces: Iterable[Piece]) -> pa.Table:
+    def plain(self, pieces: Sequence[Piece]) -> pa.Table:
         """The rows of pieces as the source has them, read in this process: the columns of a table that are learnt."""
         found = (table for piece in pieces for table, _ in self._rows(piece))
         return pa.concat_tables([self.source.arrow.empty_table().select(self._names), *found])
