@@ -11,12 +11,13 @@ import numpy as np
 import pyarrow as pa
 from pydantic import TypeAdapter
 
-from raygen.datasets import columns, images, schema
+from raygen.datasets import columns, conditions, images, schema
 from raygen.datasets.columns import Category, Value, Vocabulary
+from raygen.datasets.conditions import Asked, Condition
 from raygen.datasets.constants import Constant
 from raygen.datasets.identifiers import Identifier
 from raygen.datasets.numbers import Number
-from raygen.errors import RaygenError
+from raygen.errors import RaygenError, did_you_mean
 from raygen.spec import DataField, ImageField
 
 _FIELDS = TypeAdapter(dict[str, DataField])
@@ -185,12 +186,40 @@ class Codec:
                 f"{name} is no category of at most {schema.MAX_CATEGORIES} values, so it has no classes",
                 f"those that have: {', '.join(self.categories) or 'none'}",
             )
-        values = self.categories[name].values
-        for index, known in enumerate(values):
-            if known == value and isinstance(known, bool) == isinstance(value, bool):
-                return index
-        shown = ", ".join(map(repr, values[:20])) + (", …" if len(values) > 20 else "")
-        raise RaygenError(f"{name} has no value {value!r}", f"its values are: {shown}")
+        return conditions.class_index(name, self.categories[name], value)
+
+    def where(self, asked: Mapping[str, Asked]) -> Condition:
+        """What a table's cells have to be, so that its rows are as asked, exactly.
+
+        Args:
+            asked: by column, a value (None is a null); or a list: of numbers, dates and times the least and the most, both
+                allowed, None being no limit (and no null); of categories, values of which any will do. Dates and times are
+                those of ``datetime``, or ISO 8601 text; without a zone, they are in the column's; a date is its whole day.
+
+        Raises:
+            RaygenError: there is no such column, it cannot be asked for, or it has no such value.
+        """
+        bounds: dict[int, np.ndarray] = {}
+        literals: dict[str, pa.Array] = {}
+        place = {name: index for index, name in enumerate(self.cells)}
+        for name, wanted in asked.items():
+            if name not in self.fields:
+                near = did_you_mean(name, self.fields)
+                raise RaygenError(f"where.{name}: there is no such column{near}", f"known: {', '.join(self.fields)}")
+            kind, column = self.arrow.field(name).type, self.columns.get(name)
+            if isinstance(column, Number):
+                bounds[place[name]], literal = conditions.of_number(name, column, wanted, kind)
+                literals |= {} if literal is None else {name: literal}
+            elif isinstance(column, Vocabulary):
+                bounds[place[name]] = conditions.of_vocabulary(name, column, wanted, kind)
+            elif name in place:
+                bounds[place[name]] = conditions.of_category(name, self.categories[name], wanted)
+            elif not (isinstance(column, Constant) and column.decode(1, kind)[0].as_py() == wanted):
+                raise RaygenError(
+                    f"where.{name}: the column is of kind {self.fields[name].kind!r}, and cannot be asked for another value",
+                    f"leave it out; those that can be asked for: {', '.join(place)}",
+                )
+        return Condition(bounds, literals)
 
     def to_json(self) -> dict[str, Any]:
         state = {

@@ -1,7 +1,7 @@
 """Category columns between Arrow and class indices; those of very many values, between Arrow and cells."""
 
 import dataclasses
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -151,6 +151,21 @@ class Vocabulary:
         index[(token == self.tokens - 1) & self.null] = len(self.own) + len(self.shared)
         known = self._known.cast(kind.value_type) if at.is_dictionary(kind) else self._known
         return _taken(known, index, kind)
+
+    def token(self, value: Value) -> int | None:
+        """Of a value that training rows have, or that is null; None without."""
+        if value is None:
+            return self.tokens - 1 if self.null else None
+        for values in (self.own, self.shared):
+            if values and type(values[0]) is type(value):
+                index = _neighbour(values, value)
+                if values[index] == value:
+                    return index if values is self.own else len(self.own) + bisect_right(self.starts, index) - 1
+        return None
+
+    def is_shared(self, token: int) -> bool:
+        """Whether several values are in a token."""
+        return len(self.own) <= token < len(self.own) + len(self.starts)
 
     def to_json(self) -> dict[str, Any]:
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}

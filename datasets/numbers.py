@@ -95,6 +95,29 @@ class Number:
             values[(token >= len(lows)) & ~null] = np.nan
         return _stored(values, null, kind)
 
+    @property
+    def ranges(self) -> list[tuple[Any, Any]]:
+        """The least and the most value of every token that has values, infinity too."""
+        lows, highs = self._edges
+        return list(zip(lows.tolist(), highs.tolist(), strict=True))
+
+    def possible(self, low: Any, high: Any, kind: pa.DataType) -> Any:
+        """The least value from ``low`` to ``high`` that lies in a range, and is as precise as the others; None without."""
+        for least, most in self.ranges:
+            value = max(least, low)
+            if not at.is_floating(kind) and value > least:
+                value = least + -((least - value) // (self.step or 1)) * (self.step or 1)
+            fits = value <= min(most, high)
+            if fits and (not at.is_floating(kind) or self.step is None or _rounded(np.array([value]), self.step, kind)):
+                return value
+        return None
+
+    def grid(self, kind: pa.DataType) -> str:
+        """How precise they are, where they are less so than their type: the end of a sentence."""
+        if at.is_floating(kind):
+            return "" if self.step is None else f", with {self.step} decimal places"
+        return f", each a multiple of {stored([self.step], kind)[0].cast(pa.string())}" if (self.step or 1) > 1 else ""
+
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
@@ -244,6 +267,17 @@ def _plain(column: pa.Array) -> tuple[np.ndarray, np.ndarray]:
     return (values // DAY if at.is_date64(kind) else values), null
 
 
+def raw(column: pa.Array) -> Any:
+    """The first value: a float, or an integer in the units of the type."""
+    return _plain(column)[0].tolist()[0]
+
+
+def stored(values: list[Any], kind: pa.DataType) -> pa.Array:
+    """An array of such values."""
+    numbers = np.array(values, np.float64) if at.is_floating(kind) else integers(values)
+    return _stored(numbers, np.zeros(len(values), bool), kind)
+
+
 def _stored(values: np.ndarray, null: np.ndarray, kind: pa.DataType) -> pa.Array:
     """What ``_plain`` takes apart."""
     dtype, width = _layout(kind)
@@ -312,9 +346,10 @@ def _place(values: np.ndarray, low: np.ndarray, high: np.ndarray, places: int | 
 
 
 def _between(low: np.ndarray, high: np.ndarray, place: np.ndarray, places: int | None) -> np.ndarray:
+    """Never less at a higher place: each operation is as monotone as its rounding."""
     half = _half(places)
-    with np.errstate(invalid="ignore"):
-        values = (low - half) * (1 - place) + (high + half) * place
+    with np.errstate(invalid="ignore", over="ignore"):
+        values = 2 * (low / 2 - half / 2 + (high / 2 - low / 2 + half) * place)
     values = values if places is None else np.where(np.abs(values) < 2.0**53, np.round(values, places), values)
     return np.where(low == high, low, np.clip(values, low, high))
 
