@@ -4,10 +4,11 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.optim import Optimizer
 
 from raygen.generators.base import Family, Losses, Sampler, local
+from raygen.generators.bounds import CANDIDATES, Bounds, Choice, allowed
+from raygen.generators.bounds import cells as bounded
 from raygen.generators.conditionals import Conditionals
 from raygen.spec import AutoregressiveSpec
 
@@ -71,31 +72,89 @@ def visible(uniform: Tensor) -> Tensor:
 
 
 class ConditionalSampler(Sampler):
-    """Two numbers of noise are a cell: which token, by the inverse of its cumulative distribution, and where within it."""
+    """Two numbers of noise are a cell: which token, by the inverse of its cumulative distribution, and where within it.
+
+    Columns that have bounds come before those that have none. Each is drawn from what the network says of it, cut to its
+    bounds. Of several, a later one says nothing to the earlier ones so: therefore a row has ``CANDIDATES``, and each weighs
+    as much as the later columns' chance to be within bounds. Rows are exactly as the network has them if one column has
+    bounds, and if more have, but where no candidate was taken (see ``Choice``), which is rare unless such rows are. They are
+    within the bounds in any case.
+    """
 
     tile: ClassVar[int] = 1024
+    uniform: ClassVar[bool] = True
+    has_bounds: ClassVar[bool] = True
 
     def __init__(self, network: Conditionals) -> None:
         super().__init__()
         self.network = network
         self.noise = 2 * len(network.tokens)
 
-    def forward(self, noise: Tensor, given: Tensor | None) -> Tensor:
-        columns = len(self.network.tokens)
-        which, where = torch.special.ndtr(noise.double()).chunk(2, dim=1)
-        which = which.float().clamp(max=1 - 2**-23)
-        places = (where * PLACES).floor().clamp(max=PLACES - 1) / PLACES
+    def noise_within(self, columns: int) -> int:
+        return self.noise + CANDIDATES * (columns + 1)
+
+    def forward(self, noise: Tensor, given: Tensor | None, bounds: Bounds | None = None) -> Tensor:
+        columns, bounds = len(self.network.tokens), bounds or {}
+        which, where, candidates = noise.tensor_split([columns, 2 * columns], dim=1)
+        places = (where * PLACES).floor() / PLACES
         cells = torch.full_like(places, torch.nan) if given is None else given.clone()
         free = cells.isnan()
-        known = self.network.known(cells.nan_to_num().long(), ~free)
+        known = self.network.nothing(len(cells))
         for column in range(columns):
-            asked = free[:, column]
-            if not asked.any():
+            self.network.tell(known, column, cells[:, column].nan_to_num().long(), ~free[:, column])
+        if bounds:
+            tokens = self._within(known, free, candidates, bounds)
+            for (column, of), token in zip(bounds.items(), tokens.unbind(1), strict=True):
+                within = bounded(token, places[:, column], of)
+                cells[:, column] = torch.where(free[:, column], within, cells[:, column])
+                self.network.tell(known, column, token, free[:, column])
+        for column in range(columns):
+            if column in bounds or not free[:, column].any():
                 continue
-            chances = self.network.logits(known, column).float().softmax(1).cumsum(1)
-            drawn = which[:, column, None] * chances[:, -1:]
-            token = torch.searchsorted(chances, drawn, right=True)[:, 0].clamp(max=chances.shape[1] - 1)
-            cells[:, column] = torch.where(asked, token + places[:, column], cells[:, column])
-            nothing = chances.shape[1]  # the number of a term for rows whose token is known already
-            known += F.embedding(token.masked_fill(~asked, nothing), F.pad(self.network.terms(column), (0, 0, 0, 1)))
+            token = drawn(self.network.logits(known, column).softmax(1), which[:, column])
+            cells[:, column] = torch.where(free[:, column], token + places[:, column], cells[:, column])
+            self.network.tell(known, column, token, free[:, column])
         return cells
+
+    def _within(self, known: Tensor, free: Tensor, noise: Tensor, bounds: Bounds) -> Tensor:
+        """The tokens of the columns that have bounds, int64 ``(n, columns with bounds)``; where a cell is given, any."""
+        choice = Choice(len(known), len(bounds), known.device)
+        for *uniform, chance in (candidate.unbind(1) for candidate in noise.chunk(CANDIDATES, 1)):
+            seen, log_weight, tokens = known.clone(), torch.zeros_like(chance), list[Tensor]()
+            first = torch.ones_like(choice.taken)
+            for (column, of), number in zip(bounds.items(), uniform, strict=True):
+                asked, (may, log_size) = free[:, column], allowed(of)
+                scores = self.network.logits(seen, column).log_softmax(1)[:, may] + log_size
+                log_mass = scores.logsumexp(1)
+                # The first of a row has the same for all candidates.
+                log_weight += log_mass.masked_fill(first | ~asked, 0)
+                first &= ~asked
+                tokens.append(may[drawn(scores.softmax(1), number)])
+                self.network.tell(seen, column, tokens[-1], asked)
+            choice.offer(torch.stack(tokens, 1), log_weight, chance)
+            if choice.taken.all():
+                break
+        return choice.tokens
+
+    def vary(self, images: Tensor, noise: Tensor, classes: Tensor | None, strength: float) -> Tensor:
+        """Rows of which each cell is kept with a chance of 1 − strength; the others are drawn given those.
+
+        Args:
+            images: the cells of the rows, float64 ``(n, columns)``.
+            noise: uniform in [0, 1), ``(n, noise)``.
+            classes: what is given of the variants, whatever the rows have there, as to ``forward``; or None.
+            strength: from 0, the rows themselves, to 1, what ``forward`` makes of the noise.
+        """
+        which, where = noise.chunk(2, dim=1)
+        kept = which < 1 - strength
+        rest = torch.where(kept, which, (which - (1 - strength)) / strength)  # of those drawn, it is uniform again
+        cells = images.masked_fill(~kept, torch.nan)
+        given = cells if classes is None else torch.where(classes.isnan(), cells, classes)
+        return self(torch.cat([rest, where], 1), given)  # type: ignore[no-any-return]
+
+
+def drawn(chances: Tensor, uniform: Tensor) -> Tensor:
+    """Indices, int64 ``(n,)``, of chances ``(n, choices)`` by uniform numbers in [0, 1), ``(n,)``."""
+    cumulative = chances.cumsum(1)
+    below = uniform.float().clamp(0, 1 - 2**-23)[:, None] * cumulative[:, -1:]
+    return torch.searchsorted(cumulative, below, right=True)[:, 0].clamp(max=chances.shape[1] - 1)

@@ -28,14 +28,18 @@ class Sampler(nn.Module, ABC):
     """The networks of a generator that make rows, and variants of rows.
 
     Attributes:
-        noise: how many standard normal numbers a row, or a variant of one, is made from.
+        noise: how many numbers a row, or a variant of one, is made from.
+        uniform: whether these are uniform in [0, 1), float64, and not standard normal, float32.
         tile: how many rows are best made at once.
         has_likelihood: whether it can say how likely an image is.
+        has_bounds: whether the cells it makes of a table can be asked to be within bounds.
     """
 
     noise: int
+    uniform: ClassVar[bool] = False
     tile: ClassVar[int] = TILE
     has_likelihood: ClassVar[bool] = False
+    has_bounds: ClassVar[bool] = False
 
     @abstractmethod
     def forward(self, noise: Tensor, classes: Tensor | None) -> Tensor:
@@ -43,22 +47,26 @@ class Sampler(nn.Module, ABC):
 
         Of a table: noise, and what is given of the cells, float64 ``(n, columns)`` with NaN where a cell is free, or None →
         cells, float64 ``(n, columns)``: a token, and a place in [0, 1) within it, added up. What was given comes back bit
-        for bit.
+        for bit. Where there is ``has_bounds``, a third argument is ``Bounds``, which hold where a cell is free.
 
         In evaluation mode a row depends on its own noise and on its own class, or what is given of it, only.
         """
+
+    def noise_within(self, columns: int) -> int:
+        """How many numbers a row is made from of which some columns have bounds; where there is ``has_bounds``."""
+        raise NotImplementedError
 
     def vary(self, images: Tensor, noise: Tensor, classes: Tensor | None, strength: float) -> Tensor:
         """Variants of rows, by default fresh rows of their classes: what a generator can do that does not look at them.
 
         Args:
-            images: the rows, in [-1, 1], ``(n, channels, height, width)``.
-            noise: standard normal, ``(n, noise)``.
-            classes: int64 ``(n,)``, or None.
+            images: the rows, in [-1, 1], ``(n, channels, height, width)``; or a table's cells, float64 ``(n, columns)``.
+            noise: as ``forward`` takes it, ``(n, noise)``.
+            classes: int64 ``(n,)``, or None; or, of a table, what is given of the variants, as ``forward`` takes it.
             strength: how far to go, for families that encode: in standard deviations of their latent space.
 
         Returns:
-            Images as ``forward`` makes them. In evaluation mode one depends on its own row, noise and class only.
+            As ``forward`` makes them. In evaluation mode one depends on its own row, noise and class only.
         """
         return self(noise, classes)  # type: ignore[no-any-return]
 

@@ -41,11 +41,18 @@ class Conditionals(nn.Module):
         embedded = self.embedding(tokens + self.offsets) * seen[..., None]
         return self.sees(embedded.flatten(1))  # type: ignore[no-any-return]
 
-    def terms(self, column: int) -> Tensor:
-        """What each token of a column adds to what is known of a row, ``(tokens, width)``."""
-        size = self.embedding.embedding_dim
+    def nothing(self, rows: int) -> Tensor:
+        """What is known of rows before any token is seen, ``(n, width)``."""
+        return self.sees.bias.expand(rows, -1).clone()
+
+    def tell(self, known: Tensor, column: int, token: Tensor, seen: Tensor) -> None:
+        """Add a column's token, int64 ``(n,)``, to what is known, in the rows where it is seen, bool ``(n,)``."""
+        if not seen.any():
+            return
+        size, nothing = self.embedding.embedding_dim, self.tokens[column]
         embedded = self.embedding.weight[self.first[column] : self.first[column + 1]]
-        return F.linear(embedded, self.sees.weight[:, column * size : (column + 1) * size])
+        terms = F.linear(embedded, self.sees.weight[:, column * size : (column + 1) * size])
+        known += F.embedding(token.masked_fill(~seen, nothing), F.pad(terms, (0, 0, 0, 1)))
 
     def logits(self, known: Tensor, column: int) -> Tensor:
         """The scores of a column's tokens, ``(n, tokens)``, from what is known of rows."""

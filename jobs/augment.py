@@ -59,8 +59,14 @@ def work(asked: AugmentSpec, planned: Plan, artifact: Folder, output: Output) ->
 
 
 def of_project(project: Project, generator: Generator) -> Plan:
-    """The plan of what the spec asks of its generator."""
+    """The plan of what the spec asks of its generator.
+
+    Raises:
+        RaygenError: the generator cannot make it.
+    """
     asked = project.augment
+    if asked.where is not None:
+        generator.codec.where(asked.where)  # or fail now, before any worker does
     return plan(asked, generator, project.real if asked.of_real or asked.include_real else None)
 
 

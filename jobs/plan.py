@@ -164,7 +164,8 @@ def plan(asked: AugmentSpec, generator: Generator, real: Source | None, counts: 
     if asked.of_real:
         return Plan(None, of)
     condition, folders = generator.spec.condition, None
-    if counts is None and condition is not None:
+    free = asked.where is not None and asked.balance is None and asked.classes is None  # then it is what goes with the rest
+    if counts is None and condition is not None and not free:
         counts = _counts(asked, generator, condition)
     rows = asked.rows if counts is None else sum(counts)
     assert rows is not None
@@ -182,12 +183,7 @@ def _counts(asked: AugmentSpec, generator: Generator, condition: str) -> Sequenc
         wanted = {generator.codec.class_index(condition, value): n for value, n in asked.classes.items()}
         counts = tuple(wanted.get(index, 0) for index in range(len(category.values)))
     elif asked.rows is not None:
-        weights: Sequence[int] = category.counts
-        if asked.where and condition in asked.where:
-            bounds = generator.codec.where({condition: asked.where[condition]}).bounds
-            allowed = next(iter(bounds.values()))[:, 1] > 0
-            weights = [n if wanted else 0 for n, wanted in zip(weights, allowed, strict=True)]
-        counts = (balanced if asked.balance else proportional)(asked.rows, weights)
+        counts = (balanced if asked.balance else proportional)(asked.rows, category.counts)
     else:
         counts = filled_up(category.everywhere, asked.to)
     unseen = [value for value, n, seen in zip(category.values, counts, category.counts, strict=True) if n and not seen]

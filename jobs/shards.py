@@ -142,7 +142,8 @@ class Maker:
         """What a piece is to be, of new rows or of each variant of real ones: images uint8 ``(n, channels, height, width)``,
         or cells float64 ``(n, columns)``."""
         if piece.table is None:
-            made = self.generator.tensors(piece.rows, self.seed, piece.classes, self.condition and self.condition.bounds)
+            bounds = None if self.condition is None else self.condition.bounds
+            made = self.generator.tensors(piece.rows, self.seed, piece.classes, bounds)
             return [made[self.image or CELLS]]
         if self.complete and piece.encoded is not None:
             bounds = self.codec.filled(piece.table.column_names)

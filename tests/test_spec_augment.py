@@ -56,7 +56,7 @@ VARIANTS_ONLY = "it needs augment.variants"
 @pytest.mark.parametrize(
     ("asked", "what"),
     [
-        ({}, "augment does not say what to make: give rows, balance, classes or variants"),
+        ({}, "augment does not say what to make: give rows, balance, classes, variants or complete"),
         ({"include_real": True}, "augment does not say what to make"),
         ({"rows": 5, "classes": {"a": 1}}, "augment has both rows and classes"),
         ({"rows": 5, "variants": 1}, "augment has both rows and variants"),
@@ -113,8 +113,8 @@ TRANSFORMS = {"family": "transforms", "condition": None}
         (TRANSFORMS, {"rows": 5}, "augment.rows asks for new rows, but transforms make variants of rows only"),
         (TRANSFORMS, {"balance": "label"}, "augment.balance asks for new rows, but transforms make variants"),
         (TRANSFORMS, {"classes": {"a": 1}}, "augment.classes asks for new rows, but transforms make variants"),
-        (TRANSFORMS, {"variants": 1, "strength": 0.5}, "augment.strength is for families that encode (vae, autoencoder)"),
-        ({"family": "gan"}, {"variants": 1, "strength": 0.5}, "augment.strength is for families that encode"),
+        (TRANSFORMS, {"variants": 1, "strength": 0.5}, "augment.strength is for vae, autoencoder and autoregressive"),
+        ({"family": "gan"}, {"variants": 1, "strength": 0.5}, "augment.strength is for vae, autoencoder and autoregressive"),
         ({"family": "gan", "condition": None}, {"variants": 1}, "augment.variants of a gan are rows of the same class"),
         ({"condition": None}, {"balance": "label"}, "augment.balance is 'label', but the generator cannot be asked for it"),
         ({"condition": None}, {"classes": {"a": 1}}, "augment.classes asks for values, but the generator has no"),

@@ -418,7 +418,7 @@ MetricOfTables = Literal[
 class GateRule(Strict):
     """A metric of the report and the least or most it may be."""
 
-    metric: MetricOfImages | MetricOfTables
+    metric: Literal[MetricOfImages, MetricOfTables]
     min: float | None = None
     max: float | None = None
 

@@ -84,6 +84,14 @@ def batch_of(layout: Layout, classes: int, seed: int = 0, rows: int = ROWS) -> B
     return images, torch.arange(rows) % classes if classes else None
 
 
+def noise_of(sampler: Sampler, rows: int, seed: int = 2) -> Tensor:
+    """What a table's sampler makes rows of."""
+    generator = torch.Generator().manual_seed(seed)
+    if sampler.uniform:
+        return torch.rand(rows, sampler.noise, generator=generator, dtype=torch.float64)
+    return torch.randn(rows, sampler.noise, generator=generator)
+
+
 def new(spec: FamilySpec, layout: Layout, classes: int, seed: int = 0) -> Family:
     torch.manual_seed(seed)
     return family(spec.family)(spec, layout, classes, CPU)  # type: ignore[attr-defined]
@@ -286,9 +294,10 @@ class TestContractOfTables(Contract):
         learn(learner, batch)
         sampler = learner.exported()
         assert not sampler.training
+        edges = [torch.full((1, sampler.noise), edge, dtype=torch.float64) for edge in (0, 1 - 2**-53)]
         with torch.no_grad():
-            cells = sampler(torch.cat([scale * torch.randn(100, sampler.noise) for scale in (1, 9, 99)]), None)
-        assert cells.shape == (300, 4)
+            cells = sampler(torch.cat([noise_of(sampler, 100), *edges]), None)
+        assert cells.shape == (102, 4)
         assert cells.dtype == torch.float64
         assert cells.min() >= 0
         assert (cells.floor() < torch.tensor(learner.tokens)).all()
@@ -302,7 +311,7 @@ class TestContractOfTables(Contract):
             given = cells.masked_fill(hidden, torch.nan)
             kept = given.clone()
             with torch.no_grad():
-                made = sampler(torch.randn(ROWS, sampler.noise), given)
+                made = sampler(noise_of(sampler, ROWS), given)
             assert torch.equal(torch.where(given.isnan(), torch.nan, made).nan_to_num(-1), given.nan_to_num(-1))
             assert not made.isnan().any()
             assert torch.equal(kept.nan_to_num(-1), given.nan_to_num(-1))
@@ -310,18 +319,33 @@ class TestContractOfTables(Contract):
     def test_a_row_depends_on_its_own_noise_and_what_is_given_of_it_only(self, learner: Family, batch: Batch) -> None:
         learn(learner, batch, steps=30)
         sampler, tile = learner.exported(), 64
-        one, two = torch.randn(2, tile, sampler.noise)
+        one, two = noise_of(sampler, 2 * tile).chunk(2)
         of_one, of_two = (batch_of(learner.layout, 0, seed=seed, rows=tile)[0] for seed in (5, 6))
         of_one, of_two = (cells.masked_fill(torch.rand(tile, 4) < 0.6, torch.nan) for cells in (of_one, of_two))
         with torch.inference_mode():
             alone = sampler(one, of_one)
             for row in (0, 1, 31, 62, 63):
-                mixed, given = two.clone() * 100, of_two.clone()
+                mixed, given = two.clone(), of_two.clone()
                 mixed[row], given[row] = one[row], of_one[row]
                 assert torch.equal(sampler(mixed, given)[row], alone[row])
                 of_others = torch.full_like(given, torch.nan)
                 of_others[row] = of_one[row]
                 assert torch.equal(sampler(mixed, of_others)[row], alone[row])
+
+    def test_a_variant_depends_on_its_own_row_and_noise_only(self, learner: Family, batch: Batch) -> None:
+        learn(learner, batch, steps=30)
+        sampler, tile = learner.exported(), 64
+        one, two = noise_of(sampler, 2 * tile).chunk(2)
+        shown, others = (batch_of(learner.layout, 0, seed=seed, rows=tile)[0] for seed in (5, 6))
+        given = torch.full_like(shown, torch.nan)
+        given[::2, 1] = 4.0
+        with torch.inference_mode():
+            alone = sampler.vary(shown, one, given, 0.7)
+            assert torch.equal(alone[::2, 1], given[::2, 1])
+            for row in (0, 1, 31, 62, 63):
+                cells, mixed, asked = others.clone(), two.clone(), torch.full_like(given, torch.nan)
+                cells[row], mixed[row], asked[row] = shown[row], one[row], given[row]
+                assert torch.equal(sampler.vary(cells, mixed, asked, 0.7)[row], alone[row])
 
 
 def test_the_average_is_an_exponential_one() -> None:
