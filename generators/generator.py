@@ -14,11 +14,11 @@ import numpy as np
 import pyarrow as pa
 import torch
 from pydantic import TypeAdapter, ValidationError
-from raygen.datasets.conditions import Asked
 from torch import Tensor
 
 from raygen.datasets.codec import CELLS, ROW, Batch, Codec
 from raygen.datasets.columns import Value
+from raygen.datasets.conditions import Asked
 from raygen.datasets.storage import Folder
 from raygen.errors import OutputError, RaygenError
 from raygen.generators import artifact, noise
