@@ -402,6 +402,15 @@ def _pixels(images: Tensor) -> Tensor:
     return ((images.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
+def classes_of(batch: Batch, spec: GeneratorSpec, codec: Codec) -> np.ndarray | None:
+    """The class indices of encoded rows: int64 ``(n,)``, or None where the generator has no condition."""
+    if spec.condition is None:
+        return None
+    if codec.is_table:
+        return batch[CELLS][:, [*codec.cells].index(spec.condition)].astype(np.int64)
+    return batch[spec.condition]
+
+
 def untrained(spec: GeneratorSpec, codec: Codec, device: torch.device) -> Any:
     """The family of a spec, its networks freshly made for a codec's data."""
     made, kind = family(spec.family), "tables" if codec.is_table else "images"

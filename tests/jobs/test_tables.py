@@ -122,7 +122,7 @@ def test_the_report_is_of_a_table(spec: dict[str, Any]) -> None:
     metrics = {metric["name"]: metric for metric in report["metrics"]}
     assert report["verdict"] == "passed"
     assert 0.8 < metrics["quality"]["value"] <= metrics["quality"]["ceiling"] + 0.05
-    assert 0.5 < metrics["discriminator_auc"]["value"] < 1
+    assert 0.3 < metrics["discriminator_auc"]["value"] < 0.9
     assert metrics["membership_auc"]["value"] < 0.6
     assert {column["column"] for column in report["by_column"]} == {"age", "wage", "joined", "city", "senior"}
     page = (root(spec) / "report" / "report.html").read_text()
