@@ -94,7 +94,7 @@ class ConditionalSampler(Sampler):
         return self.noise + CANDIDATES * (columns + 1)
 
     def forward(self, noise: Tensor, given: Tensor | None, bounds: Bounds | None = None) -> Tensor:
-        columns, bounds = len(self.network.tokens), bounds or {}
+        columns, bounds = len(self.network.tokens), dict(sorted((bounds or {}).items()))
         which, where, candidates = noise.tensor_split([columns, 2 * columns], dim=1)
         places = (where * PLACES).floor() / PLACES
         cells = torch.full_like(places, torch.nan) if given is None else given.clone()

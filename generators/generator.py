@@ -23,6 +23,7 @@ from raygen.datasets.storage import Folder
 from raygen.errors import OutputError, RaygenError
 from raygen.generators import artifact, noise
 from raygen.generators.base import STRENGTH, TILE, Sampler
+from raygen.generators.card import card
 from raygen.generators.families import FAMILIES, family
 from raygen.generators.networks import Layout, Tokens
 from raygen.spec import GeneratorSpec
@@ -90,7 +91,7 @@ class Generator:
             "identity": self.identity,
             "lineage": {**self.lineage, "versions": versions(self.spec)},
         }
-        artifact.write(folder, document, self.sampler.state_dict(), self._card())
+        artifact.write(folder, document, self.sampler.state_dict(), card(self.spec, self.codec, self.digest, self.lineage))
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -350,46 +351,6 @@ class Generator:
     @property
     def _device(self) -> torch.device:
         return next(chain(self.sampler.parameters(), self.sampler.buffers())).device
-
-    def _card(self) -> str:
-        if self.codec.is_table:
-            of = f"a table of {len(self.codec.fields)} columns"
-            column = of
-        else:
-            name, size = self.codec.image
-            of = f"{size.height} × {size.width} images"
-            column = f"the column `{name}` ({size.channels} channel{'s' if size.channels > 1 else ''})"
-        condition = self.spec.condition
-        if family(self.spec.family).learns:
-            asked = f", asked for by `{condition}`" if condition else ""
-            makes = f"Makes {column}{asked}.\nEvery row is a pure function of "
-            example = "table = generator.sample(range(0, 100), seed=7)"
-        else:
-            makes = f"Makes variants of rows of {column}; nothing was learnt.\nEvery one is a pure function of its row, "
-            classes = "classes" if condition else "None"
-            example = f"images = generator.variants(images, range(len(images)), 7, {classes}, variant=1)"
-        metrics = "\n".join(f"- {key}: {value:.4g}" for key, value in self.lineage.get("metrics", {}).items())
-        return f"""---
-library_name: raygen
-tags: [synthetic-data, {self.spec.family}]
----
-# {self.spec.family}: {of}
-
-{makes}this generator, a seed and the row's number.
-
-```python
-import raygen
-generator = raygen.Generator.load("<this folder>")
-{example}
-```
-
-Digest `{self.digest}`, made for data with fingerprint `{self.lineage.get("data", "unknown")}`
-({self.lineage.get("rows", "?")} rows). Synthetic rows can resemble real ones: look at the report before you share them.
-
-Last training metrics:
-
-{metrics or "- none"}
-"""
 
 
 def _scaled(images: Tensor) -> Tensor:
