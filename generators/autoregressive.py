@@ -76,9 +76,11 @@ class ConditionalSampler(Sampler):
 
     Columns that have bounds come before those that have none. Each is drawn from what the network says of it, cut to its
     bounds. Of several, a later one says nothing to the earlier ones so: therefore a row has ``CANDIDATES``, and each weighs
-    as much as the later columns' chance to be within bounds. Rows are exactly as the network has them if one column has
-    bounds, and if more have, but where no candidate was taken (see ``Choice``), which is rare unless such rows are. They are
-    within the bounds in any case.
+    as much as the later columns' chance to be within bounds. That is exact if one column has bounds, and if more have, but
+    for rows none of whose candidates was taken (see ``Choice``): few where much is allowed, most where the later columns
+    are rarely within, and then as close as the best of so many. Every row is within the bounds in any case.
+
+    Exact means as the network has it in this order. What it says in another is learnt, not derived, and may differ a little.
     """
 
     tile: ClassVar[int] = 1024
