@@ -85,6 +85,7 @@ class ConditionalSampler(Sampler):
 
     tile: ClassVar[int] = 1024
     uniform: ClassVar[bool] = True
+    threads: ClassVar[int | None] = 1  # which wait for each other longer than they compute, a column at a time
     has_bounds: ClassVar[bool] = True
 
     def __init__(self, network: Conditionals) -> None:

@@ -22,7 +22,7 @@ from raygen.datasets.conditions import Asked
 from raygen.datasets.storage import Folder
 from raygen.errors import OutputError, RaygenError
 from raygen.generators import artifact, noise
-from raygen.generators.base import STRENGTH, TILE, Sampler
+from raygen.generators.base import STRENGTH, TILE, Sampler, threads
 from raygen.generators.card import card
 from raygen.generators.families import FAMILIES, family
 from raygen.generators.networks import Layout, Tokens
@@ -326,12 +326,13 @@ class Generator:
         What computes it is given noise ``(tile, width)``, and of each part as many rows.
         """
         draw = noise.uniforms if self.sampler.uniform else noise.normals
-        for start in range(rows.start - rows.start % self.tile, rows.stop, self.tile):
-            first, last = max(start, rows.start), min(start + self.tile, rows.stop)
-            asked, slots = slice(first - rows.start, last - rows.start), slice(first - start, last - start)
-            drawn = draw(seed, purpose, range(start, start + self.tile), width)
-            given = (None if part is None else self._padded(part[asked], slots) for part in parts)
-            out[asked] = self._tile(compute, drawn, *given)[slots]
+        with threads(self.sampler.threads):
+            for start in range(rows.start - rows.start % self.tile, rows.stop, self.tile):
+                first, last = max(start, rows.start), min(start + self.tile, rows.stop)
+                asked, slots = slice(first - rows.start, last - rows.start), slice(first - start, last - start)
+                drawn = draw(seed, purpose, range(start, start + self.tile), width)
+                given = (None if part is None else self._padded(part[asked], slots) for part in parts)
+                out[asked] = self._tile(compute, drawn, *given)[slots]
         return out
 
     def _padded(self, part: np.ndarray, slots: slice) -> np.ndarray:

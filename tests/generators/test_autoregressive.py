@@ -310,3 +310,22 @@ def test_a_family_refuses_what_it_does_not_make() -> None:
     images = Codec.of({"i": ImageField(height=8, width=8)}, pa.schema([("i", pa.binary())]), {})
     with pytest.raises(RaygenError, match="'autoregressive' does not make images"):
         untrained(AutoregressiveSpec(), images, CPU)
+
+
+def test_sampling_leaves_the_threads_of_torch_as_they_were(generator: Generator) -> None:
+    before = torch.get_num_threads()
+    seen = set()
+    forward = generator.sampler.forward
+
+    def spy(*args: Any, **options: Any) -> Any:
+        seen.add(torch.get_num_threads())
+        return forward(*args, **options)
+
+    try:
+        torch.set_num_threads(2)
+        generator.sampler.forward = spy  # type: ignore[method-assign]
+        generator.sample(range(10), 7)
+        assert (seen, torch.get_num_threads()) == ({1}, 2)
+    finally:
+        del generator.sampler.forward
+        torch.set_num_threads(before)
