@@ -185,7 +185,7 @@ def _values(name: str, asked: Asked) -> list[Any]:
 
 
 def _unknown(name: str, value: Any, known: tuple[Value, ...]) -> RaygenError:
-    near = did_you_mean(str(value), map(str, known))
+    near = did_you_mean(str(value), [text for text in known if isinstance(text, str)])
     shown = ", ".join(map(repr, known[:SHOWN])) + (", …" if len(known) > SHOWN else "")
     return RaygenError(f"{name} has no value {value!r}{near}", f"its values are: {shown}")
 

@@ -210,7 +210,8 @@ def _ranges(quantiles: Quantiles, whole: bool, step: int | None) -> tuple[list[A
             own[:] = True
     rest = np.where(own, 0, counts)
     shared = int(rest.sum())
-    ranges = min(RANGES, max(1, shared // ROWS_OF_RANGE))
+    # About as many ranges as rows in each: more of them are closer to the data, and less is known of each.
+    ranges = min(RANGES, max(1, shared // ROWS_OF_RANGE), max(1, math.isqrt(shared)))
     run = _runs((np.cumsum(rest) - rest / 2) * ranges / max(shared, 1), ranges, shared / ranges)
     # Cut wherever the run of quantiles ends, and on both sides of each value that is a token.
     cut = own | (np.diff(run, prepend=-np.inf) > 0) | np.append(True, own[:-1])[:distinct]

@@ -59,12 +59,13 @@ def check(fields: Mapping[str, DataField], arrow: pa.Schema, where: str) -> None
             raise DataError(f"{where}: column {name!r} is of type {kind}, which cannot be read as kind {field.kind!r}", hint)
 
 
-def infer(table: pa.Table, where: str) -> tuple[dict[str, DataField], dict[str, str]]:
+def infer(table: pa.Table, where: str, whole: bool = True) -> tuple[dict[str, DataField], dict[str, str]]:
     """The schema of some rows, and for every column left out, why. Where there is a column of images, they are what the data
     is about, and else it is a table.
 
     Args:
-        table: the first rows of the data.
+        table: rows of the data.
+        whole: whether they are all: else what is the same in these rows need not be in the others.
     """
     fields: dict[str, DataField] = {}
     left_out: dict[str, str] = {}
@@ -82,7 +83,7 @@ def infer(table: pa.Table, where: str) -> tuple[dict[str, DataField], dict[str, 
             others[name] = column
     images = bool(fields)
     for name, column in others.items():
-        found = _beside_images(column) if images else _of_table(name, column)
+        found = _beside_images(column) if images else _of_table(name, column, whole)
         if isinstance(found, str):
             left_out[name] = found
         else:
@@ -110,18 +111,24 @@ def _beside_images(column: pa.Array) -> DataField | str:
     return CategoryField()
 
 
-def _of_table(name: str, column: pa.Array) -> DataField | str:
+def has_images(arrow: pa.Schema) -> bool:
+    """Whether columns are of types that images can have."""
+    return any(_is_image(field.type) for field in arrow)
+
+
+def _of_table(name: str, column: pa.Array, whole: bool) -> DataField | str:
     """The field of a column of a table, or why there is none."""
     kind = column.type
-    if column.null_count == len(column):
+    learnt = _is_category(kind) or is_number(kind) or is_datetime(kind)
+    if column.null_count == len(column) and (whole or not learnt):
         return ConstantField()
-    if not (_is_category(kind) or is_number(kind) or is_datetime(kind)):
+    if not learnt:
         nested = " (a nested type)" if at.is_nested(kind) else ""
         return f"{kind} columns are not supported{nested}"
     plain = column.dictionary_decode() if at.is_dictionary(kind) else column
     values = plain.drop_null()
     distinct = len(values) if at.is_decimal(kind) and kind.bit_width < 128 else len(values.unique())
-    if distinct == 1 and not column.null_count and len(column) > 1:
+    if whole and distinct == 1 and not column.null_count and len(column) > 1:
         return ConstantField()
     if is_datetime(kind):
         return DatetimeField()
@@ -134,8 +141,8 @@ def _of_table(name: str, column: pa.Array) -> DataField | str:
 
 def _of_integers(name: str, values: pa.Array, distinct: int) -> DataField:
     """Codes, row numbers and the like, or numbers."""
-    numbers = [value.as_py() for value in values]
-    least, most = min(numbers), max(numbers)
+    numbers = values.to_pylist()
+    least, most = min(numbers, default=LARGEST_CODE + 1), max(numbers, default=0)
     if distinct <= min(CODES, max(2, len(numbers) // 2)) and least >= 0 and most <= LARGEST_CODE:
         return CategoryField()
     named = re.search(IDENTIFIER, name)

@@ -14,11 +14,11 @@ import numpy as np
 import pyarrow as pa
 import torch
 from pydantic import TypeAdapter, ValidationError
-from raygen.datasets.conditions import Asked
 from torch import Tensor
 
 from raygen.datasets.codec import CELLS, ROW, Batch, Codec
 from raygen.datasets.columns import Value
+from raygen.datasets.conditions import Asked
 from raygen.datasets.storage import Folder
 from raygen.errors import OutputError, RaygenError
 from raygen.generators import artifact, noise
@@ -400,6 +400,15 @@ def _scaled(images: Tensor) -> Tensor:
 def _pixels(images: Tensor) -> Tensor:
     """Of images in [-1, 1], uint8."""
     return ((images.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+def classes_of(batch: Batch, spec: GeneratorSpec, codec: Codec) -> np.ndarray | None:
+    """The class indices of encoded rows: int64 ``(n,)``, or None where the generator has no condition."""
+    if spec.condition is None:
+        return None
+    if codec.is_table:
+        return batch[CELLS][:, [*codec.cells].index(spec.condition)].astype(np.int64)
+    return batch[spec.condition]
 
 
 def untrained(spec: GeneratorSpec, codec: Codec, device: torch.device) -> Any:

@@ -10,7 +10,7 @@ import pyarrow as pa
 from raygen.datasets import stream
 from raygen.datasets.codec import CELLS
 from raygen.errors import RaygenError
-from raygen.generators.generator import Generator
+from raygen.generators.generator import Generator, classes_of
 from raygen.jobs import batches, progress
 from raygen.jobs.figures import metric, missing, number
 from raygen.jobs.project import Project
@@ -64,7 +64,9 @@ def _made(generator: Generator, training: pa.Table, seed: int, strength: float |
     rows = range(max(FEWEST, len(training)))
     if strength is None:
         return generator.sample(rows, seed)
-    cells = generator.variants(generator.codec.encode(training)[CELLS], range(len(training)), seed, None, 1, strength)
+    batch = generator.codec.encode(training)
+    classes = classes_of(batch, generator.spec, generator.codec)
+    cells = generator.variants(batch[CELLS], range(len(training)), seed, classes, 1, strength)
     return generator.codec.decode({CELLS: cells, stream.ROW: np.arange(len(cells))})
 
 

@@ -13,7 +13,7 @@ from raygen.datasets.codec import CELLS
 from raygen.datasets.commit import Output, Receipt, chunks
 from raygen.datasets.schema import features_metadata, with_column_type
 from raygen.errors import DataError
-from raygen.generators.generator import Generator
+from raygen.generators.generator import Generator, classes_of
 from raygen.jobs.plan import Plan, Shard
 from raygen.spec import FormatSpec
 
@@ -103,13 +103,16 @@ class Maker:
         if self.is_table:
             table = self._typed(table, file)
             self._check_classes(table, self.codec.categories.keys() & {*table.column_names}, file, row)
-            return Piece(rows, None, self.codec.given(table) if self.complete else self.codec.encode(table)[CELLS], table)
+            cells = self.codec.given(table) if self.complete else self.codec.encode(table)[CELLS]
+            return Piece(
+                rows, None if self.complete else classes_of({CELLS: cells}, self.generator.spec, self.codec), cells, table
+            )
         assert self.image is not None
         batch = self.codec.encode(table, lambda index: f"{file}, row {row + index}")
         condition = self.generator.spec.condition
         if condition is not None and self.variants:
             self._check_classes(table, [condition], file, row)
-        return Piece(rows, None if condition is None else batch[condition], batch[self.image], table)
+        return Piece(rows, classes_of(batch, self.generator.spec, self.codec), batch[self.image], table)
 
     def _check_classes(self, table: pa.Table, names: Iterable[str], file: str, row: int) -> None:
         for name in names:
@@ -185,7 +188,7 @@ class Maker:
         return self._finished(table, np.where(number > 0, "synthetic", "real").tolist())
 
     def _columns(self, piece: Piece, made: np.ndarray, number: int) -> dict[str, pa.Array]:
-        """The columns that were made of real rows: their pictures; or all of a table, but for what is known of it."""
+        """The columns that were made of real rows: their pictures; or all of a table, cells that were kept as they are there."""
         assert piece.table is not None
         if self.image is not None:
             return {self.image: images.encode(made, self.codec.arrow.field(self.image).type)}
@@ -193,9 +196,11 @@ class Maker:
         rows = np.arange(piece.rows.start, piece.rows.stop) * max(1, self.variants) + number - 1
         table = self.codec.decode({CELLS: made, stream.ROW: rows})
         found = {name: table[name].combine_chunks() for name in table.column_names}
-        if self.complete:
-            for name in found.keys() & {*piece.table.column_names}:
-                found[name] = _filled(piece.table[name].combine_chunks(), found[name])
+        assert piece.encoded is not None
+        for index, name in enumerate(self.codec.cells):
+            if name in piece.table.column_names:
+                kept = made[:, index] == piece.encoded[:, index]
+                found[name] = _either(kept, piece.table[name].combine_chunks(), found[name])
         return found
 
     def _real(self, piece: Piece, names: Sequence[str]) -> dict[str, pa.Array]:
@@ -223,12 +228,10 @@ class Maker:
         return output.write_part(shard, tables, about, self.format.compression, self.format.row_group_rows)
 
 
-def _filled(known: pa.Array, made: pa.Array) -> pa.Array:
-    """What is known, and what was made where it is null."""
-    if not known.null_count:
-        return known
-    choice = np.where(known.is_valid().to_numpy(False), 0, len(known)) + np.arange(len(known))
-    return pa.chunked_array([known, made]).unify_dictionaries().combine_chunks().take(pa.array(choice))
+def _either(first: np.ndarray, one: pa.Array, other: pa.Array) -> pa.Array:
+    """Values of one array where it says so, else of the other."""
+    choice = np.where(first, 0, len(one)) + np.arange(len(one))
+    return pa.chunked_array([one, other]).unify_dictionaries().combine_chunks().take(pa.array(choice))
 
 
 def _with_column(table: pa.Table, name: str, column: pa.Array) -> pa.Table:

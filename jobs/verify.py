@@ -201,7 +201,8 @@ def _work(
     counts, condition = job["counts"], made.spec.condition
     classes = 0 if condition is None else len(made.codec.categories[condition].values)
     try:
-        asked, real = AugmentSpec.model_validate(job["augment"]), None
+        source = {"source": job["source"]} if job["augment"].get("complete") else {}  # elsewhere a plan leaves it out
+        asked, real = AugmentSpec.model_validate({**job["augment"], **source}), None
         if counts is not None:
             TypeAdapter(conlist(NonNegativeInt, min_length=classes, max_length=classes)).validate_python(counts)
     except ValidationError:

@@ -16,7 +16,7 @@ from torch import Tensor
 from raygen.datasets.codec import CELLS, Batch, Codec
 from raygen.datasets.storage import Folder
 from raygen.generators.base import Sampler
-from raygen.generators.generator import Generator
+from raygen.generators.generator import Generator, classes_of
 from raygen.jobs.figures import HIGHER
 from raygen.metrics import fidelity, tables
 from raygen.metrics.features import Classifier, Features, Pixels
@@ -61,11 +61,7 @@ class Making:
 
     def classes(self, batch: Batch) -> np.ndarray | None:
         """Of a batch: int64 ``(n,)``, or None where the generator has no condition."""
-        if self.spec.condition is None:
-            return None
-        if self.codec.is_table:
-            return batch[CELLS][:, list(self.codec.cells).index(self.spec.condition)].astype(np.int64)
-        return batch[self.spec.condition]
+        return classes_of(batch, self.spec, self.codec)
 
 
 @dataclass

@@ -90,6 +90,14 @@ def make(sampler: Sampler, given: Tensor | None, rows: int = 20_000, seed: int =
     return sampler(noise, given)  # type: ignore[no-any-return]
 
 
+@torch.inference_mode()
+def vary(sampler: Sampler, cells: Tensor, strength: float, seed: int = 1) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return sampler.vary(
+        cells, torch.rand(len(cells), sampler.noise, dtype=torch.float64, generator=generator), None, strength
+    )
+
+
 class TestDistribution:
     def test_of_rows_is_the_one_learnt(self, learnt: Sampler) -> None:
         assert apart(shares(make(learnt, None)), JOINT) < 0.03
@@ -129,6 +137,26 @@ class TestDistribution:
         cells = torch.stack([torch.arange(64.0) * 78, torch.arange(64.0) % 2], 1).double()
         assert torch.isfinite(learner.step(cells, None)["loss"])
         assert (make(learner.exported(), None, 64)[:, 0] > 100).any()
+
+
+class TestVariants:
+    def test_each_cell_is_kept_by_chance_and_the_farther_the_fewer(self, learnt: Sampler) -> None:
+        real = rows_of(JOINT, 20_000, seed=5)
+        made = {strength: vary(learnt, real, strength) for strength in (0.0, 0.25, 0.5, 1.0)}
+        assert torch.equal(made[0.0], real)
+        kept = {strength: cells == real for strength, cells in made.items()}
+        for strength, of in kept.items():
+            assert of.float().mean(0).tolist() == pytest.approx([1 - strength] * 3, abs=0.02)
+        assert not (kept[0.5] & ~kept[0.25]).any()
+        both = kept[0.5].all(1).float().mean()  # each by a chance of its own
+        assert both == pytest.approx(0.5**3, abs=0.02)
+
+    @pytest.mark.parametrize("strength", [0.3, 0.7, 1.0])
+    def test_of_real_rows_are_distributed_as_those_are(self, learnt: Sampler, strength: float) -> None:
+        assert apart(shares(vary(learnt, rows_of(JOINT, 20_000, seed=5), strength)), JOINT) < 0.03
+
+    def test_the_farthest_are_new_rows(self, learnt: Sampler) -> None:
+        assert torch.equal(vary(learnt, rows_of(JOINT, 20_000, seed=5), 1.0), make(learnt, None))
 
 
 class TestStep:
@@ -243,6 +271,27 @@ class TestGenerator:
         assert (made[~np.isnan(given)] == given[~np.isnan(given)]).all()
         assert not np.isnan(made).any()
         assert (generator.complete(given[700:703], range(800, 803), seed=7) == made[700:703]).all()
+
+    def test_a_variant_is_the_same_whoever_is_beside_it_and_of_the_class_asked_for(self, generator: Generator) -> None:
+        cells = rows_of(JOINT, 1500, seed=5).numpy()
+        classes = None if generator.spec.condition is None else np.arange(1500) % 4
+        made = generator.variants(cells, range(100, 1600), 7, classes, variant=1, strength=0.6)
+        of_part = None if classes is None else classes[700:703]
+        part = generator.variants(cells[700:703], range(800, 803), 7, of_part, variant=1, strength=0.6)
+        assert (part == made[700:703]).all()
+        assert (generator.variants(cells, range(100, 1600), 7, classes, variant=2, strength=0.6) != made).any(1).mean() > 0.8
+        if classes is None:
+            assert (generator.variants(cells, range(100, 1600), 7, None, variant=1, strength=0) == cells).all()
+        else:
+            assert (made[:, 1] == classes).all()
+
+    @pytest.mark.parametrize("strength", [-0.1, 1.5, float("nan")])
+    def test_a_strength_that_is_no_chance_is_refused(self, generator: Generator, strength: float) -> None:
+        cells = rows_of(JOINT, 5, seed=5).numpy()
+        classes = None if generator.spec.condition is None else np.arange(5) % 4
+        with pytest.raises(RaygenError, match="no strength") as caught:
+            generator.variants(cells, range(5), 7, classes, variant=1, strength=strength)
+        assert caught.value.hint == "give one from 0 to 1"
 
     def test_it_comes_back_from_its_artifact(self, generator: Generator, tmp_path: Path) -> None:
         generator.save(Folder(tmp_path))

