@@ -270,9 +270,9 @@ class TabularGanSpec(LearnedSpec):
     pack: PositiveInt = 1
     temperature: PositiveFloat = 0.5
     discriminator_learning_rate: PositiveFloat = 1e-3
-    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.5
-    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    r1: Annotated[float, Field(ge=0)] = 1.0
+    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    r1: Annotated[float, Field(ge=0)] = 0.1
 
 
 class TabularVaeSpec(LearnedSpec):
