@@ -75,9 +75,9 @@ class TabularGan(Family):
     Of half of the rows one column is given: any, as likely, and its token by the logarithm of how many rows of the batch
     have it, so that rare ones are learnt too. Both networks are told, and the real rows are such ones (training by
     sampling).
-    ``r1`` is half of what weighs the squared gradient of D at real rows' embeddings (Mescheder et al. 2018, arXiv
-    1801.04406). Tokens are drawn with Gumbel noise, and the gradient goes through the softmax of the scores with it, at a
-    ``temperature`` (Jang et al. 2017, arXiv 1611.01144).
+    In addition G is rewarded for columns whose ``marginals`` are as the real rows'. ``r1`` weighs half the squared gradient
+    of D at real rows' embeddings (Mescheder et al. 2018, arXiv 1801.04406). Tokens are drawn with Gumbel noise, and the
+    gradient goes through the softmax of the scores with it, at a ``temperature`` (Jang et al. 2017, arXiv 1611.01144).
     """
 
     spec: TabularGanSpec
@@ -126,7 +126,7 @@ class TabularGan(Family):
             fake, chances = made[0] if once else self._draw(real, given, latent)
             logits, _ = local(discriminator)(fake, chances, given)
             loss = generator_loss(self.spec.loss, logits.float())
-            return loss, {"generator_loss": loss.detach()}
+            return loss + self.spec.marginals * apart(real, chances), {"generator_loss": loss.detach()}
 
         fooled = self.descend("generator", fool, pieces)
         local(discriminator).requires_grad_(True)
@@ -174,6 +174,16 @@ def by_sampling(tokens: Tensor, uniform: Tensor, counts: Tokens) -> tuple[Tensor
     some = kind < 0.5
     given = F.one_hot(column, columns).bool() & some[:, None]
     return tokens[torch.where(some, chosen, torch.arange(rows, device=tokens.device))], given
+
+
+def apart(tokens: Tensor, chances: list[Tensor]) -> Tensor:
+    """How far the mean of some chances, ``(n, tokens)`` for each column, is from how many rows have which tokens,
+    ``(n, columns)``: the mean over columns of the Kullback–Leibler divergence, in nats."""
+    apart = []
+    for of, made in zip(tokens.unbind(1), chances, strict=True):
+        shares = torch.bincount(of, minlength=made.shape[1]) / len(of)
+        apart.append(F.kl_div((made.mean(0) + 1e-6).log(), shares, reduction="sum"))
+    return torch.stack(apart).mean()
 
 
 class TabularGanSampler(Sampler):

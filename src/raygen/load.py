@@ -179,6 +179,9 @@ def _walk(location: Sequence[Any]) -> tuple[tuple[Any, ...], list[str]]:
             continue
         elif isinstance(step, str) and (not models or step.startswith(_BRANCHES)):
             continue
+        elif models:  # a key that none of them has
+            path.append(step)
+            continue
         path.append(step)
         found = _models(annotation)
         if found or step != location[-1]:

@@ -256,6 +256,7 @@ class TabularGanSpec(LearnedSpec):
         learning_rate: of the generator, for batches of about 500 rows; best with ``train.schedule: cosine``.
         beta1: of Adam, for both networks; so ``beta2``.
         r1: weighs the discriminator's slope at real rows; 0 without.
+        marginals: weighs how far the shares of each column's tokens are from those of the real rows; 0 without.
     """
 
     kinds = frozenset({"tables"})
@@ -268,11 +269,12 @@ class TabularGanSpec(LearnedSpec):
     features: PositiveInt = 32
     loss: Literal["non_saturating", "hinge"] = "non_saturating"
     pack: PositiveInt = 1
-    temperature: PositiveFloat = 0.5
+    temperature: PositiveFloat = 0.3
     discriminator_learning_rate: PositiveFloat = 1e-3
     beta1: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.99
-    r1: Annotated[float, Field(ge=0)] = 0.1
+    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    r1: Annotated[float, Field(ge=0)] = 1.0
+    marginals: Annotated[float, Field(ge=0)] = 1.0
 
 
 class TabularVaeSpec(LearnedSpec):
