@@ -375,8 +375,9 @@ def classes_of(batch: Batch, spec: GeneratorSpec, codec: Codec) -> np.ndarray | 
 
 def untrained(spec: GeneratorSpec, codec: Codec, device: torch.device) -> Any:
     """The family of a spec, its networks freshly made for a codec's data."""
-    made, kind = family(spec.family), "tables" if codec.is_table else "images"
-    if kind not in made.kinds:
+    kind = "tables" if codec.is_table else "images"
+    made = family(spec.family, kind)
+    if kind not in made.kinds or kind not in spec.kinds:
         known = ", ".join(name for name, other in FAMILIES.items() if kind in other.kinds)
         raise RaygenError(f"the family {spec.family!r} does not make {kind}", f"these do: {known}")
     layout: Layout = Tokens(codec.cells.values())

@@ -38,6 +38,7 @@ class Vae(Family):
     """
 
     spec: VaeSpec
+    kinds = frozenset({"images", "tables"})  # of which another class makes the tables
 
     def build(self) -> None:
         spec = self.spec

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from raygen.errors import SpecError
 from raygen.load import load_spec
-from raygen.spec import AutoencoderSpec, DatasetSpec, GanSpec, Spec, VaeSpec
+from raygen.spec import AutoencoderSpec, DatasetSpec, GanSpec, Spec, TabularGanSpec, TabularVaeSpec, VaeSpec
 
 DOCUMENTED = """\
 name: digits
@@ -104,11 +104,47 @@ def test_a_table_has_columns_of_many_kinds_and_no_image() -> None:
     assert all(field.model_dump() == {"kind": field.kind} for field in fields.values())
 
 
-@pytest.mark.parametrize("family", ["gan", "vae", "autoencoder", "transforms"])
-def test_families_of_images_refuse_a_table(file: Path, family: str) -> None:
+def of_table(generator: str) -> str:
     columns = "".join(f"    {name}: {{kind: {kind}}}\n" for name, kind in TABLE.items())
-    error = refused(file, f"name: x\ndataset:\n  path: x\n  schema:\n{columns}generator: {{family: {family}}}\n")
+    return f"name: x\ndataset:\n  path: x\n  schema:\n{columns}generator: {{{generator}}}\n"
+
+
+@pytest.mark.parametrize("family", ["autoencoder", "transforms"])
+def test_families_of_images_refuse_a_table(file: Path, family: str) -> None:
+    error = refused(file, of_table(f"family: {family}"))
     assert f"generator.family '{family}' makes images, and dataset.schema has no image column" in error.what
+    assert "gan, vae, autoregressive make tables" in error.what
+
+
+def test_families_of_both_have_options_of_their_own_for_a_table(file: Path) -> None:
+    for family, model in (("gan", TabularGanSpec), ("vae", TabularVaeSpec)):
+        file.write_text(of_table(f"family: {family}, width: 32, condition: sex"))
+        spec = load_spec(file)
+        assert spec.generator == model(width=32, condition="sex")
+        file.write_text(spec.to_yaml())
+        assert load_spec(file) == spec
+
+
+@pytest.mark.parametrize(
+    ("generator", "key", "known"),
+    [
+        ("family: gan, diff_augment: 0.1", "diff_augment", "temperature"),
+        ("family: gan, network: dcgan", "network", "pack"),
+        ("family: vae, likelihood: gaussian", "likelihood", "beta"),
+    ],
+)
+def test_options_for_images_are_refused_for_a_table(file: Path, generator: str, key: str, known: str) -> None:
+    error = refused(file, of_table(generator))
+    assert f"unknown key generator.{key}" in error.what
+    assert known in error.hint
+    assert key not in error.hint
+
+
+def test_options_for_tables_are_refused_for_images(file: Path) -> None:
+    images = "name: x\ndataset:\n  path: x\n  schema: {i: {kind: image, height: 8, width: 8}}\n"
+    assert "unknown key generator.pack" in refused(file, f"{images}generator: {{family: gan, pack: 10}}\n").what
+    error = refused(file, f"{images}generator: {{family: gan, of: tables}}\n")
+    assert "generator.family 'gan' makes tables, and dataset.schema has an image column" in error.what
 
 
 @pytest.mark.parametrize(
@@ -314,7 +350,7 @@ def test_overrides_make_what_is_not_there_and_the_last_one_wins(file: Path) -> N
         (
             "kind: image\n      height: 28\n      width: 28\n      channels: 1",
             "kind: category",
-            "dataset.schema has no image column",
+            "gate: label_agreement is not a metric of tables",
             "",
         ),
         ("family: gan", "family: gan\n  loss: wgan_gp", "slopes of 1 where generator.r1 wants none: set", ""),

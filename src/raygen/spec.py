@@ -241,6 +241,67 @@ class AutoregressiveSpec(LearnedSpec):
     learning_rate: PositiveFloat = 2e-3
 
 
+class TabularGanSpec(LearnedSpec):
+    """A generative adversarial network on a table (CTGAN, Xu et al. 2019, arXiv 1907.00503).
+
+    Attributes:
+        of: what it makes. A project's schema says so; it need not be written.
+        latent: numbers that a row is made from, beside what is given of it.
+        width: of both networks.
+        embedding: numbers that a token is to a network.
+        features: that the generator has of each column, before the scores of its tokens.
+        loss: of a probability (``non_saturating``) or of a margin (``hinge``, Lim and Ye 2017, arXiv 1705.02894).
+        pack: how many rows the discriminator judges at once (CTGAN: 10).
+        temperature: of the softmax that tokens are drawn by in training: the lower, the closer to what is drawn.
+        learning_rate: of the generator, for batches of about 500 rows; best with ``train.schedule: cosine``.
+        beta1: of Adam, for both networks; so ``beta2``.
+        r1: weighs the discriminator's slope at real rows; 0 without.
+        marginals: weighs how far the shares of each column's tokens are from those of the real rows; 0 without.
+    """
+
+    kinds = frozenset({"tables"})
+
+    family: Literal["gan"] = "gan"
+    of: Literal["tables"] = "tables"
+    latent: PositiveInt = 64
+    width: PositiveInt = 256
+    embedding: PositiveInt = 16
+    features: PositiveInt = 32
+    loss: Literal["non_saturating", "hinge"] = "non_saturating"
+    pack: PositiveInt = 1
+    temperature: PositiveFloat = 0.3
+    discriminator_learning_rate: PositiveFloat = 1e-3
+    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    r1: Annotated[float, Field(ge=0)] = 1.0
+    marginals: Annotated[float, Field(ge=0)] = 1.0
+
+
+class TabularVaeSpec(LearnedSpec):
+    """A variational autoencoder on a table (TVAE, Xu et al. 2019, arXiv 1907.00503).
+
+    Attributes:
+        of: what it makes. A project's schema says so; it need not be written.
+        latent: numbers that a row is encoded as.
+        width: of what the networks know of a row.
+        embedding: numbers that a token is to a network.
+        features: that the decoder has of each column, before the scores of its tokens.
+        beta: what a nat of divergence from the prior costs.
+        learning_rate: of AdamW, for batches of about a thousand rows; best with ``train.schedule: cosine``.
+    """
+
+    kinds = frozenset({"tables"})
+
+    family: Literal["vae"] = "vae"
+    of: Literal["tables"] = "tables"
+    latent: PositiveInt = 32
+    width: PositiveInt = 256
+    embedding: PositiveInt = 32
+    features: PositiveInt = 64
+    learning_rate: PositiveFloat = 4e-3
+    beta: Annotated[float, Field(ge=0)] = 0.5
+
+
 class TransformsSpec(FamilySpec):
     """Classical image transforms, for variants of rows; nothing is learnt. Needs ``pip install 'raygen[transforms]'``.
 
@@ -288,9 +349,22 @@ class TransformsSpec(FamilySpec):
         return self
 
 
-GeneratorSpec = Annotated[GanSpec | VaeSpec | AutoencoderSpec | AutoregressiveSpec | TransformsSpec, Discriminator("family")]
+_Common = Annotated[GanSpec | VaeSpec | AutoencoderSpec | AutoregressiveSpec | TransformsSpec, Discriminator("family")]
+_Tabular = Annotated[TabularGanSpec | TabularVaeSpec, Discriminator("family")]
+
+
+def _generator_tag(value: Any) -> str:
+    of = value.get("of") if isinstance(value, Mapping) else getattr(value, "of", None)
+    return "of any" if of is None else "of tables"
+
+
+GeneratorSpec = Annotated[
+    Annotated[_Common, Tag("of any")] | Annotated[_Tabular, Tag("of tables")], Discriminator(_generator_tag)
+]
+OF_TABLES: Mapping[str, type[FamilySpec]] = {"gan": TabularGanSpec, "vae": TabularVaeSpec}
+"""The options of families that have others for tables than for images."""
 FAMILIES: Mapping[str, type[FamilySpec]] = {
-    kind.model_fields["family"].default: kind for kind in get_args(get_args(GeneratorSpec)[0])
+    kind.model_fields["family"].default: kind for kind in get_args(get_args(_Common)[0])
 }
 
 
@@ -553,6 +627,17 @@ class Spec(Strict):
 
     documented: ClassVar[str] = "the README's section 'The spec'"
 
+    @validator(mode="before")
+    @classmethod
+    def _options_are_those_of_the_data(cls, document: Any) -> Any:
+        """Of a table, a generator with the options that its family has for tables."""
+        match document:
+            case {"dataset": {"schema": Mapping() as fields}, "generator": {"family": str(family), **options}}:
+                tables = not any(isinstance(field, Mapping) and field.get("kind") == "image" for field in fields.values())
+                if tables and family in OF_TABLES:
+                    return {**document, "generator": {"of": "tables", **options, "family": family}}
+        return document
+
     @property
     def is_table(self) -> bool:
         """Whether the dataset is a table, rather than images."""
@@ -564,7 +649,9 @@ class Spec(Strict):
         image = next((field for field in fields.values() if isinstance(field, ImageField)), None)
         kind, other = ("tables", "images") if image is None else ("images", "tables")
         if kind not in self.generator.kinds:
-            known = ", ".join(name for name, family in FAMILIES.items() if kind in family.kinds)
+            known = ", ".join(
+                name for name, family in FAMILIES.items() if kind in family.kinds or (kind == "tables" and name in OF_TABLES)
+            )
             raise ValueError(
                 f"generator.family {self.generator.family!r} makes {other}, and dataset.schema has "
                 f"{'no' if image is None else 'an'} image column: {known} make {kind}"

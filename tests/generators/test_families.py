@@ -5,6 +5,7 @@ import io
 import itertools
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +22,15 @@ from raygen.generators.gan import Gan
 from raygen.generators.likelihood import Bernoulli
 from raygen.generators.networks import Layout, Shape, Tokens
 from raygen.generators.vae import Vae, Variational
-from raygen.spec import AutoencoderSpec, AutoregressiveSpec, FamilySpec, GanSpec, VaeSpec
+from raygen.spec import (
+    AutoencoderSpec,
+    AutoregressiveSpec,
+    FamilySpec,
+    GanSpec,
+    TabularGanSpec,
+    TabularVaeSpec,
+    VaeSpec,
+)
 
 CPU = torch.device("cpu")
 ROWS, CLASSES = 16, 3
@@ -94,7 +103,8 @@ def noise_of(sampler: Sampler, rows: int, seed: int = 2) -> Tensor:
 
 def new(spec: FamilySpec, layout: Layout, classes: int, seed: int = 0) -> Family:
     torch.manual_seed(seed)
-    return family(spec.family)(spec, layout, classes, CPU)  # type: ignore[attr-defined]
+    kind = "tables" if isinstance(layout, Tokens) else "images"
+    return family(spec.family, kind)(spec, layout, classes, CPU)  # type: ignore[attr-defined]
 
 
 def learn(learner: Family, batch: Batch, steps: int = 3, seed: int = 1) -> list[dict[str, Tensor]]:
@@ -275,12 +285,21 @@ class TestContract(Contract):
         assert not torch.equal(made[0], other)
 
 
+OF_TABLES: dict[str, tuple[type[FamilySpec], dict[str, Any]]] = {
+    "autoregressive": (AutoregressiveSpec, {}),
+    "gan": (TabularGanSpec, {"latent": 6}),
+    "gan-pack": (TabularGanSpec, {"latent": 6, "pack": 3, "loss": "hinge", "r1": 0.0}),
+    "vae": (TabularVaeSpec, {"latent": 6}),
+}
+
+
 class TestContractOfTables(Contract):
     """The same for what makes cells, some of which may be given."""
 
-    @pytest.fixture
-    def make_spec(self) -> MakeSpec:
-        return partial(AutoregressiveSpec, embedding=4, width=8, features=4)
+    @pytest.fixture(params=OF_TABLES.values(), ids=OF_TABLES.keys())
+    def make_spec(self, request: pytest.FixtureRequest) -> MakeSpec:
+        spec, options = request.param
+        return partial(spec, **{"embedding": 4, "width": 8, "features": 4, **options})
 
     @pytest.fixture
     def shape(self) -> Layout:

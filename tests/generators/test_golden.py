@@ -15,11 +15,11 @@ from torch import Tensor
 
 from raygen.generators.families import FAMILIES, family
 from raygen.generators.networks import Layout, Tokens
-from raygen.spec import AutoencoderSpec, AutoregressiveSpec, GanSpec, VaeSpec
+from raygen.spec import AutoencoderSpec, AutoregressiveSpec, GanSpec, TabularGanSpec, TabularVaeSpec, VaeSpec
 
 STEPS, ROWS, CLASSES, SHAPE, TOKENS = 8, 32, 4, (1, 16, 16), Tokens((4, 6, 3))
 # Every option is given: a better default is no reason for a curve to move.
-SPECS: dict[str, GanSpec | VaeSpec | AutoencoderSpec | AutoregressiveSpec] = {
+SPECS: dict[str, GanSpec | VaeSpec | AutoencoderSpec | AutoregressiveSpec | TabularGanSpec | TabularVaeSpec] = {
     "gan": GanSpec(
         network="dcgan",
         latent=8,
@@ -81,6 +81,23 @@ SPECS: dict[str, GanSpec | VaeSpec | AutoencoderSpec | AutoregressiveSpec] = {
         ema=0.99,
     ),
     "autoregressive": AutoregressiveSpec(embedding=4, width=8, features=4, learning_rate=2e-3, ema=0.99),
+    "gan-tables": TabularGanSpec(
+        latent=4,
+        width=8,
+        embedding=4,
+        features=4,
+        loss="non_saturating",
+        pack=2,
+        temperature=0.5,
+        learning_rate=2e-3,
+        discriminator_learning_rate=2e-3,
+        beta1=0.5,
+        beta2=0.9,
+        r1=1.0,
+        marginals=0.5,
+        ema=0.99,
+    ),
+    "vae-tables": TabularVaeSpec(latent=4, width=8, embedding=4, features=4, learning_rate=2e-3, beta=0.5, ema=0.99),
 }
 SHOWN = {
     "gan": ["generator_loss", "discriminator_loss"],
@@ -90,6 +107,8 @@ SHOWN = {
     "autoencoder": ["loss", "squared_error"],
     "autoencoder-mixture": ["loss", "squared_error"],
     "autoregressive": ["loss"],
+    "gan-tables": ["generator_loss", "discriminator_loss"],
+    "vae-tables": ["reconstruction", "divergence"],
 }
 
 
@@ -106,8 +125,9 @@ def batch(layout: Layout) -> tuple[Tensor, Tensor | None]:
 
 def curve(name: str) -> list[list[float]]:
     """The losses of a few steps on fixed rows, then the mean and the spread of what the generator makes."""
-    kind = family(SPECS[name].family)
-    layout = TOKENS if "tables" in kind.kinds else SHAPE
+    (of,) = SPECS[name].kinds
+    kind = family(SPECS[name].family, of)
+    layout = TOKENS if of == "tables" else SHAPE
     images, classes = batch(layout)
     torch.manual_seed(0)
     learner = kind(SPECS[name], layout, CLASSES if classes is not None else 0, torch.device("cpu"))
@@ -212,6 +232,28 @@ CURVES: dict[str, list[list[float]]] = {
         [4.101408],
         [3.955966],
         [2.208842, 1.531351],
+    ],
+    "gan-tables": [
+        [0.7573704, 1.380365],
+        [0.7478115, 1.397524],
+        [0.7495725, 1.394131],
+        [0.75152, 1.388065],
+        [0.7449174, 1.382865],
+        [0.7477974, 1.367552],
+        [0.7336471, 1.378322],
+        [0.7357705, 1.375042],
+        [2.313506, 1.520794],
+    ],
+    "vae-tables": [
+        [3.55243, 0.8708602],
+        [3.567594, 0.8532296],
+        [3.837832, 0.6944553],
+        [3.868154, 0.653281],
+        [3.644086, 0.6318975],
+        [3.860467, 0.5914468],
+        [3.590623, 0.5800474],
+        [3.731951, 0.4589972],
+        [2.058805, 1.547861],
     ],
 }
 
