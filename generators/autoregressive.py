@@ -25,7 +25,6 @@ class Autoregressive(Family):
     """
 
     spec: AutoregressiveSpec
-    kinds = frozenset({"tables"})
 
     def build(self) -> None:
         spec = self.spec

@@ -97,7 +97,6 @@ class Family(ABC):
 
     Attributes:
         learns: whether there is anything to learn; without, ``step`` is never called.
-        kinds: of datasets that it is for, ``images`` or ``tables``.
         engine: the package beside raygen's own whose version decides what it makes, where there is one.
         progress: the share of the training that is done, set by whoever trains, before each step.
         pieces: into how many a batch is cut, to need less memory; their gradients are added up.
@@ -107,7 +106,6 @@ class Family(ABC):
     """
 
     learns: ClassVar[bool] = True
-    kinds: ClassVar[frozenset[str]] = frozenset({"images"})
     engine: ClassVar[str | None] = None
     progress: float = 0.0
     pieces: int = 1

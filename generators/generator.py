@@ -24,9 +24,9 @@ from raygen.errors import OutputError, RaygenError
 from raygen.generators import artifact, noise
 from raygen.generators.base import STRENGTH, TILE, Sampler, threads
 from raygen.generators.card import card
-from raygen.generators.families import FAMILIES, family
+from raygen.generators.families import family
 from raygen.generators.networks import Layout, Tokens
-from raygen.spec import GeneratorSpec
+from raygen.spec import FAMILIES, GeneratorSpec
 
 SAMPLES = 100  # of the latent, for a row's likelihood
 _SPEC: TypeAdapter[GeneratorSpec] = TypeAdapter(GeneratorSpec)
@@ -377,14 +377,13 @@ def untrained(spec: GeneratorSpec, codec: Codec, device: torch.device) -> Any:
     """The family of a spec, its networks freshly made for a codec's data."""
     kind = "tables" if codec.is_table else "images"
     made = family(spec.family, kind)
-    if kind not in made.kinds or kind not in spec.kinds:
-        known = ", ".join(name for name, other in FAMILIES.items() if kind in other.kinds)
-        raise RaygenError(f"the family {spec.family!r} does not make {kind}", f"these do: {known}")
+    if kind != spec.makes:
+        raise RaygenError(f"the family {spec.family!r} does not make {kind}", f"these do: {', '.join(FAMILIES[kind])}")
     layout: Layout = Tokens(codec.cells.values())
     if not codec.is_table:
         _, size = codec.image
         layout = size.channels, size.height, size.width
-    classes = len(codec.categories[spec.condition].values) if spec.condition else 0
+    classes = len(codec.category(spec.condition).values) if spec.condition else 0
     return made(spec, layout, classes, device)
 
 

@@ -306,7 +306,7 @@ def test_a_family_refuses_what_it_does_not_make() -> None:
     table = Codec.of(FIELDS, ARROW, CATEGORIES)
     with pytest.raises(RaygenError, match="'gan' does not make tables") as caught:
         untrained(GanSpec(), table, CPU)
-    assert caught.value.hint == "these do: autoregressive"
+    assert caught.value.hint == "these do: autoregressive, gan, vae"
     images = Codec.of({"i": ImageField(height=8, width=8)}, pa.schema([("i", pa.binary())]), {})
     with pytest.raises(RaygenError, match="'autoregressive' does not make images"):
         untrained(AutoregressiveSpec(), images, CPU)
