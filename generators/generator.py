@@ -415,7 +415,12 @@ def untrained(spec: GeneratorSpec, codec: Codec, device: torch.device) -> Any:
     """The family of a spec, its networks freshly made for a codec's data."""
     kind = "tables" if codec.is_table else "images"
     made = family(spec.family, kind)
-    if kind not in made.kinds or kind not in spec.kinds:
+    if kind in made.kinds and kind not in spec.kinds:
+        raise RaygenError(
+            f"these options of the family {spec.family!r} are not those for {kind}",
+            "for a table generator.of is tables; for images leave it out",
+        )
+    if kind not in made.kinds:
         known = ", ".join(name for name, other in FAMILIES.items() if kind in other.kinds)
         raise RaygenError(f"the family {spec.family!r} does not make {kind}", f"these do: {known}")
     layout: Layout = Tokens(codec.cells.values())
