@@ -377,6 +377,11 @@ def untrained(spec: GeneratorSpec, codec: Codec, device: torch.device) -> Any:
     """The family of a spec, its networks freshly made for a codec's data."""
     kind = "tables" if codec.is_table else "images"
     made = family(spec.family, kind)
+    if kind != spec.makes and spec.family in FAMILIES[kind]:
+        raise RaygenError(
+            f"these options of the family {spec.family!r} are not those for {kind}",
+            "for a table generator.of is tables; for images leave it out",
+        )
     if kind != spec.makes:
         raise RaygenError(f"the family {spec.family!r} does not make {kind}", f"these do: {', '.join(FAMILIES[kind])}")
     layout: Layout = Tokens(codec.cells.values())

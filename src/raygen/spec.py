@@ -269,10 +269,11 @@ class TabularGanSpec(LearnedSpec):
     features: PositiveInt = 32
     loss: Literal["non_saturating", "hinge"] = "non_saturating"
     pack: PositiveInt = 1
-    temperature: PositiveFloat = 0.3
+    temperature: PositiveFloat = 0.5
+    learning_rate: PositiveFloat = 2e-3
     discriminator_learning_rate: PositiveFloat = 1e-3
     beta1: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.99
     r1: Annotated[float, Field(ge=0)] = 1.0
     marginals: Annotated[float, Field(ge=0)] = 1.0
 
