@@ -181,12 +181,20 @@ class Codec:
         Raises:
             RaygenError: the value was never seen, or the column has too many values to be asked for one.
         """
+        return conditions.class_index(name, self.category(name), value)
+
+    def category(self, name: str) -> Category:
+        """What is known of a category column.
+
+        Raises:
+            RaygenError: it has too many values to be asked for one.
+        """
         if name not in self.categories:
             raise RaygenError(
                 f"{name} is no category of at most {schema.MAX_CATEGORIES} values, so it has no classes",
                 f"those that have: {', '.join(self.categories) or 'none'}",
             )
-        return conditions.class_index(name, self.categories[name], value)
+        return self.categories[name]
 
     def where(self, asked: Mapping[str, Asked]) -> Condition:
         """What a table's cells have to be, so that its rows are as asked, exactly.

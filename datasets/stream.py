@@ -208,9 +208,15 @@ class Reader:
             yield from read.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=2)
 
     def joined(self, pieces: Sequence[Piece]) -> Batch:
-        """The rows of pieces as one batch."""
-        parts = list(self.read(pieces)) or [{**self.codec.encode(self.codec.arrow.empty_table()), ROW: np.arange(0)}]
-        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        """The rows of pieces as one batch, each of which is let go once it is there: memory is for little more than it."""
+        rows, there = sum(piece.take for piece in pieces), 0
+        none = {**self.codec.encode(self.codec.arrow.empty_table()), ROW: np.arange(0)}
+        whole = {name: np.empty((rows, *values.shape[1:]), values.dtype) for name, values in none.items()}
+        for part in self.read(pieces):
+            start, there = there, there + len(part[ROW])
+            for name, values in part.items():
+                whole[name][start:there] = values
+        return whole
 
     def everything(self) -> Batch:
         """All of those rows."""

@@ -25,7 +25,6 @@ class Autoregressive(Family):
     """
 
     spec: AutoregressiveSpec
-    kinds = frozenset({"tables"})
 
     def build(self) -> None:
         spec = self.spec
@@ -76,13 +75,16 @@ class ConditionalSampler(Sampler):
 
     Columns that have bounds come before those that have none. Each is drawn from what the network says of it, cut to its
     bounds. Of several, a later one says nothing to the earlier ones so: therefore a row has ``CANDIDATES``, and each weighs
-    as much as the later columns' chance to be within bounds. Rows are exactly as the network has them if one column has
-    bounds, and if more have, but where no candidate was taken (see ``Choice``), which is rare unless such rows are. They are
-    within the bounds in any case.
+    as much as the later columns' chance to be within bounds. That is exact if one column has bounds, and if more have, but
+    for rows none of whose candidates was taken (see ``Choice``): few where much is allowed, most where the later columns
+    are rarely within, and then as close as the best of so many. Every row is within the bounds in any case.
+
+    Exact means as the network has it in this order. What it says in another is learnt, not derived, and may differ a little.
     """
 
     tile: ClassVar[int] = 1024
     uniform: ClassVar[bool] = True
+    threads: ClassVar[int | None] = 1  # which wait for each other longer than they compute, a column at a time
     has_bounds: ClassVar[bool] = True
 
     def __init__(self, network: Conditionals) -> None:
@@ -94,7 +96,7 @@ class ConditionalSampler(Sampler):
         return self.noise + CANDIDATES * (columns + 1)
 
     def forward(self, noise: Tensor, given: Tensor | None, bounds: Bounds | None = None) -> Tensor:
-        columns, bounds = len(self.network.tokens), bounds or {}
+        columns, bounds = len(self.network.tokens), dict(sorted((bounds or {}).items()))
         which, where, candidates = noise.tensor_split([columns, 2 * columns], dim=1)
         places = (where * PLACES).floor() / PLACES
         cells = torch.full_like(places, torch.nan) if given is None else given.clone()

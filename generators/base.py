@@ -2,8 +2,8 @@
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -31,6 +31,7 @@ class Sampler(nn.Module, ABC):
         noise: how many numbers a row, or a variant of one, is made from.
         uniform: whether these are uniform in [0, 1), float64, and not standard normal, float32.
         tile: how many rows are best made at once.
+        threads: how many threads of a CPU a tile is best made with; None is as many as torch has.
         has_likelihood: whether it can say how likely an image is.
         has_bounds: whether the cells it makes of a table can be asked to be within bounds.
     """
@@ -38,6 +39,7 @@ class Sampler(nn.Module, ABC):
     noise: int
     uniform: ClassVar[bool] = False
     tile: ClassVar[int] = TILE
+    threads: ClassVar[int | None] = None
     has_likelihood: ClassVar[bool] = False
     has_bounds: ClassVar[bool] = False
 
@@ -95,7 +97,6 @@ class Family(ABC):
 
     Attributes:
         learns: whether there is anything to learn; without, ``step`` is never called.
-        kinds: of datasets that it is for, ``images`` or ``tables``.
         engine: the package beside raygen's own whose version decides what it makes, where there is one.
         progress: the share of the training that is done, set by whoever trains, before each step.
         pieces: into how many a batch is cut, to need less memory; their gradients are added up.
@@ -105,7 +106,6 @@ class Family(ABC):
     """
 
     learns: ClassVar[bool] = True
-    kinds: ClassVar[frozenset[str]] = frozenset({"images"})
     engine: ClassVar[str | None] = None
     progress: float = 0.0
     pieces: int = 1
@@ -279,3 +279,14 @@ def _state(module: nn.Module) -> list[Tensor]:
 def local(network: nn.Module) -> nn.Module:
     """The network itself, where DistributedDataParallel is wrapped around it."""
     return network.module if isinstance(network, nn.parallel.DistributedDataParallel) else network
+
+
+@contextmanager
+def threads(count: int | None) -> Iterator[None]:
+    """Torch's threads on the CPU, for the length of the block; None leaves them as they are."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

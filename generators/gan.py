@@ -21,7 +21,6 @@ class Gan(Family):
     """
 
     spec: GanSpec
-    kinds = frozenset({"images", "tables"})  # of which another class makes the tables
 
     def build(self) -> None:
         spec = self.spec

@@ -22,10 +22,11 @@ from raygen.datasets.conditions import Asked
 from raygen.datasets.storage import Folder
 from raygen.errors import OutputError, RaygenError
 from raygen.generators import artifact, noise
-from raygen.generators.base import STRENGTH, TILE, Sampler
-from raygen.generators.families import FAMILIES, family
+from raygen.generators.base import STRENGTH, TILE, Sampler, threads
+from raygen.generators.card import card
+from raygen.generators.families import family
 from raygen.generators.networks import Layout, Tokens
-from raygen.spec import GeneratorSpec
+from raygen.spec import FAMILIES, GeneratorSpec
 
 SAMPLES = 100  # of the latent, for a row's likelihood
 _SPEC: TypeAdapter[GeneratorSpec] = TypeAdapter(GeneratorSpec)
@@ -90,7 +91,7 @@ class Generator:
             "identity": self.identity,
             "lineage": {**self.lineage, "versions": versions(self.spec)},
         }
-        artifact.write(folder, document, self.sampler.state_dict(), self._card())
+        artifact.write(folder, document, self.sampler.state_dict(), card(self.spec, self.codec, self.digest, self.lineage))
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -325,12 +326,13 @@ class Generator:
         What computes it is given noise ``(tile, width)``, and of each part as many rows.
         """
         draw = noise.uniforms if self.sampler.uniform else noise.normals
-        for start in range(rows.start - rows.start % self.tile, rows.stop, self.tile):
-            first, last = max(start, rows.start), min(start + self.tile, rows.stop)
-            asked, slots = slice(first - rows.start, last - rows.start), slice(first - start, last - start)
-            drawn = draw(seed, purpose, range(start, start + self.tile), width)
-            given = (None if part is None else self._padded(part[asked], slots) for part in parts)
-            out[asked] = self._tile(compute, drawn, *given)[slots]
+        with threads(self.sampler.threads):
+            for start in range(rows.start - rows.start % self.tile, rows.stop, self.tile):
+                first, last = max(start, rows.start), min(start + self.tile, rows.stop)
+                asked, slots = slice(first - rows.start, last - rows.start), slice(first - start, last - start)
+                drawn = draw(seed, purpose, range(start, start + self.tile), width)
+                given = (None if part is None else self._padded(part[asked], slots) for part in parts)
+                out[asked] = self._tile(compute, drawn, *given)[slots]
         return out
 
     def _padded(self, part: np.ndarray, slots: slice) -> np.ndarray:
@@ -350,46 +352,6 @@ class Generator:
     @property
     def _device(self) -> torch.device:
         return next(chain(self.sampler.parameters(), self.sampler.buffers())).device
-
-    def _card(self) -> str:
-        if self.codec.is_table:
-            of = f"a table of {len(self.codec.fields)} columns"
-            column = of
-        else:
-            name, size = self.codec.image
-            of = f"{size.height} × {size.width} images"
-            column = f"the column `{name}` ({size.channels} channel{'s' if size.channels > 1 else ''})"
-        condition = self.spec.condition
-        if family(self.spec.family).learns:
-            asked = f", asked for by `{condition}`" if condition else ""
-            makes = f"Makes {column}{asked}.\nEvery row is a pure function of "
-            example = "table = generator.sample(range(0, 100), seed=7)"
-        else:
-            makes = f"Makes variants of rows of {column}; nothing was learnt.\nEvery one is a pure function of its row, "
-            classes = "classes" if condition else "None"
-            example = f"images = generator.variants(images, range(len(images)), 7, {classes}, variant=1)"
-        metrics = "\n".join(f"- {key}: {value:.4g}" for key, value in self.lineage.get("metrics", {}).items())
-        return f"""---
-library_name: raygen
-tags: [synthetic-data, {self.spec.family}]
----
-# {self.spec.family}: {of}
-
-{makes}this generator, a seed and the row's number.
-
-```python
-import raygen
-generator = raygen.Generator.load("<this folder>")
-{example}
-```
-
-Digest `{self.digest}`, made for data with fingerprint `{self.lineage.get("data", "unknown")}`
-({self.lineage.get("rows", "?")} rows). Synthetic rows can resemble real ones: look at the report before you share them.
-
-Last training metrics:
-
-{metrics or "- none"}
-"""
 
 
 def _scaled(images: Tensor) -> Tensor:
@@ -415,19 +377,13 @@ def untrained(spec: GeneratorSpec, codec: Codec, device: torch.device) -> Any:
     """The family of a spec, its networks freshly made for a codec's data."""
     kind = "tables" if codec.is_table else "images"
     made = family(spec.family, kind)
-    if kind in made.kinds and kind not in spec.kinds:
-        raise RaygenError(
-            f"these options of the family {spec.family!r} are not those for {kind}",
-            "for a table generator.of is tables; for images leave it out",
-        )
-    if kind not in made.kinds:
-        known = ", ".join(name for name, other in FAMILIES.items() if kind in other.kinds)
-        raise RaygenError(f"the family {spec.family!r} does not make {kind}", f"these do: {known}")
+    if kind != spec.makes:
+        raise RaygenError(f"the family {spec.family!r} does not make {kind}", f"these do: {', '.join(FAMILIES[kind])}")
     layout: Layout = Tokens(codec.cells.values())
     if not codec.is_table:
         _, size = codec.image
         layout = size.channels, size.height, size.width
-    classes = len(codec.categories[spec.condition].values) if spec.condition else 0
+    classes = len(codec.category(spec.condition).values) if spec.condition else 0
     return made(spec, layout, classes, device)
 
 

@@ -81,7 +81,6 @@ class TabularGan(Family):
     """
 
     spec: TabularGanSpec
-    kinds = frozenset({"tables"})
 
     def build(self) -> None:
         generator, discriminator = TabularGenerator(self.tokens, self.spec), TabularDiscriminator(self.tokens, self.spec)
@@ -191,6 +190,7 @@ class TabularGanSampler(Sampler):
 
     tile: ClassVar[int] = 1024
     uniform: ClassVar[bool] = True
+    threads: ClassVar[int | None] = 1  # a column at a time they would wait for each other
 
     def __init__(self, network: TabularGenerator, latent: int) -> None:
         super().__init__()

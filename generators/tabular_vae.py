@@ -60,7 +60,6 @@ class TabularVae(Family):
     """
 
     spec: TabularVaeSpec
-    kinds = frozenset({"tables"})
 
     def build(self) -> None:
         self.networks = {"autoencoder": TabularVariational(self.tokens, self.spec).to(self.device)}
@@ -95,6 +94,7 @@ class TabularVaeSampler(Sampler):
 
     tile: ClassVar[int] = 1024
     uniform: ClassVar[bool] = True
+    threads: ClassVar[int | None] = 1  # a column at a time they would wait for each other
 
     def __init__(self, network: TabularVariational, latent: int) -> None:
         super().__init__()

@@ -38,7 +38,6 @@ class Vae(Family):
     """
 
     spec: VaeSpec
-    kinds = frozenset({"images", "tables"})  # of which another class makes the tables
 
     def build(self) -> None:
         spec = self.spec

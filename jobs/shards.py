@@ -188,7 +188,7 @@ class Maker:
         return self._finished(table, np.where(number > 0, "synthetic", "real").tolist())
 
     def _columns(self, piece: Piece, made: np.ndarray, number: int) -> dict[str, pa.Array]:
-        """The columns that were made of real rows: their pictures; or all of a table, cells that were kept as they are there."""
+        """The columns that were made of real rows: their pictures; or all of a table, cells that were kept as they are."""
         assert piece.table is not None
         if self.image is not None:
             return {self.image: images.encode(made, self.codec.arrow.field(self.image).type)}

@@ -113,10 +113,10 @@ class FamilySpec(Strict):
 
     Attributes:
         condition: the category column that says what a row shows.
-        kinds: of datasets that the family makes, ``images`` or ``tables``.
+        makes: the kind of datasets that it is for.
     """
 
-    kinds: ClassVar[frozenset[str]] = frozenset({"images"})
+    makes: ClassVar[Literal["images", "tables"]] = "images"
 
     condition: str | None = None
 
@@ -232,7 +232,7 @@ class AutoregressiveSpec(LearnedSpec):
         learning_rate: of AdamW, for batches of about a thousand rows; falling to 0 (``train.schedule: cosine``) is better.
     """
 
-    kinds = frozenset({"tables"})
+    makes = "tables"
 
     family: Literal["autoregressive"] = "autoregressive"
     embedding: PositiveInt = 32
@@ -259,7 +259,7 @@ class TabularGanSpec(LearnedSpec):
         marginals: weighs how far the shares of each column's tokens are from those of the real rows; 0 without.
     """
 
-    kinds = frozenset({"tables"})
+    makes = "tables"
 
     family: Literal["gan"] = "gan"
     of: Literal["tables"] = "tables"
@@ -291,7 +291,7 @@ class TabularVaeSpec(LearnedSpec):
         learning_rate: of AdamW, for batches of about a thousand rows; best with ``train.schedule: cosine``.
     """
 
-    kinds = frozenset({"tables"})
+    makes = "tables"
 
     family: Literal["vae"] = "vae"
     of: Literal["tables"] = "tables"
@@ -362,11 +362,15 @@ def _generator_tag(value: Any) -> str:
 GeneratorSpec = Annotated[
     Annotated[_Common, Tag("of any")] | Annotated[_Tabular, Tag("of tables")], Discriminator(_generator_tag)
 ]
-OF_TABLES: Mapping[str, type[FamilySpec]] = {"gan": TabularGanSpec, "vae": TabularVaeSpec}
-"""The options of families that have others for tables than for images."""
-FAMILIES: Mapping[str, type[FamilySpec]] = {
-    kind.model_fields["family"].default: kind for kind in get_args(get_args(_Common)[0])
+FAMILIES: Mapping[str, Mapping[str, type[FamilySpec]]] = {
+    kind: {
+        options.model_fields["family"].default: options
+        for options in (*get_args(get_args(_Common)[0]), *get_args(get_args(_Tabular)[0]))
+        if options.makes == kind
+    }
+    for kind in ("images", "tables")
 }
+"""The options of every family, by what it makes; some have others for tables than for images."""
 
 
 class ElasticSpec(Strict):
@@ -635,7 +639,7 @@ class Spec(Strict):
         match document:
             case {"dataset": {"schema": Mapping() as fields}, "generator": {"family": str(family), **options}}:
                 tables = not any(isinstance(field, Mapping) and field.get("kind") == "image" for field in fields.values())
-                if tables and family in OF_TABLES:
+                if tables and family in FAMILIES["images"] and family in FAMILIES["tables"]:
                     return {**document, "generator": {"of": "tables", **options, "family": family}}
         return document
 
@@ -648,14 +652,11 @@ class Spec(Strict):
     def _parts_fit_together(self) -> "Spec":
         fields = self.dataset.fields
         image = next((field for field in fields.values() if isinstance(field, ImageField)), None)
-        kind, other = ("tables", "images") if image is None else ("images", "tables")
-        if kind not in self.generator.kinds:
-            known = ", ".join(
-                name for name, family in FAMILIES.items() if kind in family.kinds or (kind == "tables" and name in OF_TABLES)
-            )
+        kind = "tables" if image is None else "images"
+        if self.generator.makes != kind:
             raise ValueError(
-                f"generator.family {self.generator.family!r} makes {other}, and dataset.schema has "
-                f"{'no' if image is None else 'an'} image column: {known} make {kind}"
+                f"generator.family {self.generator.family!r} makes {self.generator.makes}, and dataset.schema has "
+                f"{'no' if image is None else 'an'} image column: {', '.join(FAMILIES[kind])} make {kind}"
             )
         if reserved := [name for name in fields if name in ("_row", "_variant", "_source", "_holdout")]:
             raise ValueError(f"dataset.schema has a column {reserved[0]!r}, a name that raygen uses; rename the column")

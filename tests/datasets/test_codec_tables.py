@@ -2,14 +2,10 @@
 
 import json
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
-import duckdb
 import numpy as np
-import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from raygen.datasets.codec import CELLS, ROW, Codec
@@ -142,19 +138,6 @@ def test_values_that_no_token_is_for_are_taken_to_the_nearest() -> None:
     codec = fitted(made, fields)
     far = np.array([[-0.5], [1e9]]) * np.ones(len(codec.cells))
     codec.decode({CELLS: far, ROW: np.arange(2)}).validate(full=True)
-
-
-def test_pandas_and_duckdb_read_the_same_types(tmp_path: Path) -> None:
-    whole, fields = table()
-    made = whole.drop_columns(["note", "decimal128(9, -2)"]).replace_schema_metadata()  # Parquet has no such decimal
-    codec = fitted(made, {name: fields[name] for name in made.column_names})
-    pq.write_table(made, tmp_path / "real.parquet")
-    pq.write_table(codec.decode({**codec.encode(made), ROW: np.arange(ROWS)}), tmp_path / "made.parquet")
-    real, again = (pd.read_parquet(tmp_path / name) for name in ("real.parquet", "made.parquet"))
-    assert again.dtypes.to_dict() == real.dtypes.to_dict()
-    types = [duckdb.sql(f"describe from '{tmp_path}/{name}.parquet'").fetchall() for name in ("real", "made")]
-    assert types[0] == types[1]
-    assert len(types[0]) == made.num_columns
 
 
 def test_a_constant_that_is_none() -> None:

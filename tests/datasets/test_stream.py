@@ -202,6 +202,34 @@ def test_fit_and_load_a_table(ray: None, tmp_path: Path) -> None:
     assert len(train["_row"]) + len(held["_row"]) == 20_000
 
 
+@pytest.mark.parametrize("rows", [5, 60])
+def test_a_table_of_odd_columns(ray: None, tmp_path: Path, rows: int) -> None:
+    """What is inferred of them is fitted, and comes back as it was."""
+    odd = {
+        "age": pa.array([row * 7 % 23 for row in range(rows)], pa.int8()),
+        "x": pa.array(
+            [[1.5, float("inf"), float("nan"), None, float("-inf")][row % 5] for row in range(rows)], pa.float32()
+        ),
+        "lost": pa.array([float("nan")] * rows),
+        "none": pa.nulls(rows, pa.decimal128(9, 2)),
+        "void": pa.nulls(rows),
+        "one": pa.array(["same"] * rows).dictionary_encode(),
+        "seldom": pa.array([None] * (rows - 1) + [True]),
+    }
+    twice = pa.array(range(rows))
+    table = pa.Table.from_arrays([*odd.values(), twice, twice], names=[*odd, "twice", "twice"])
+    pq.write_table(table, tmp_path / "x.parquet", row_group_size=7)
+    fields, left_out = stream.schema.infer(table, "x.parquet")
+    assert list(left_out) == ["twice"]
+    asked = DatasetSpec.model_validate({"path": str(tmp_path), "schema": {name: vars(it) for name, it in fields.items()}})
+    source = stream.open_source(asked, NOWHERE)
+    codec = stream.fit(source, asked)
+    train, held = stream.load(source, codec, asked.holdout)
+    assert len(train["_row"]) + len(held["_row"]) == rows
+    for name, column in zip(codec.fields, codec.decode(train), strict=True):
+        assert str(column.to_pylist()) == str(table.select([name])[0].take(pa.array(train["_row"])).to_pylist()), name
+
+
 def test_a_look_at_a_table_goes_all_over_it(tmp_path: Path) -> None:
     for size in (20_000, 1500):
         pq.write_table(people(20_000), tmp_path / "x.parquet", row_group_size=size)

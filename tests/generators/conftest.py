@@ -9,15 +9,17 @@ import torch
 from torch import Tensor
 
 from raygen.generators.families import FAMILIES
-from raygen.spec import FAMILIES as SPECS
+from raygen.spec import FAMILIES as OPTIONS
 from raygen.spec import FamilySpec
+
+SPECS = OPTIONS["images"]
 
 Shift = Callable[[Tensor, int, int], Tensor]
 
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     f"{name}-{network}": (name, {"network": network})
     for name, family in FAMILIES.items()
-    if family.learns and "images" in family.kinds
+    if family.learns and name in SPECS
     for network in get_args(SPECS[name].model_fields["network"].annotation)
 }
 KINDS["gan-hinge"] = (

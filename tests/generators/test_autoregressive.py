@@ -19,7 +19,7 @@ from raygen.generators.base import Sampler
 from raygen.generators.conditionals import Conditionals
 from raygen.generators.generator import Generator, untrained
 from raygen.generators.networks import Tokens
-from raygen.spec import AutoencoderSpec, AutoregressiveSpec, CategoryField, ImageField
+from raygen.spec import AutoregressiveSpec, CategoryField, GanSpec, ImageField
 
 LEARNT = {"width": 64, "features": 32, "learning_rate": 0.005}
 CPU = torch.device("cpu")
@@ -304,9 +304,28 @@ class TestGenerator:
 
 def test_a_family_refuses_what_it_does_not_make() -> None:
     table = Codec.of(FIELDS, ARROW, CATEGORIES)
-    with pytest.raises(RaygenError, match="'autoencoder' does not make tables") as caught:
-        untrained(AutoencoderSpec(), table, CPU)
-    assert caught.value.hint == "these do: gan, vae, autoregressive"
+    with pytest.raises(RaygenError, match="'gan' does not make tables") as caught:
+        untrained(GanSpec(), table, CPU)
+    assert caught.value.hint == "these do: autoregressive, gan, vae"
     images = Codec.of({"i": ImageField(height=8, width=8)}, pa.schema([("i", pa.binary())]), {})
     with pytest.raises(RaygenError, match="'autoregressive' does not make images"):
         untrained(AutoregressiveSpec(), images, CPU)
+
+
+def test_sampling_leaves_the_threads_of_torch_as_they_were(generator: Generator) -> None:
+    before = torch.get_num_threads()
+    seen = set()
+    forward = generator.sampler.forward
+
+    def spy(*args: Any, **options: Any) -> Any:
+        seen.add(torch.get_num_threads())
+        return forward(*args, **options)
+
+    try:
+        torch.set_num_threads(2)
+        generator.sampler.forward = spy  # type: ignore[method-assign]
+        generator.sample(range(10), 7)
+        assert (seen, torch.get_num_threads()) == ({1}, 2)
+    finally:
+        del generator.sampler.forward
+        torch.set_num_threads(before)

@@ -125,7 +125,7 @@ def batch(layout: Layout) -> tuple[Tensor, Tensor | None]:
 
 def curve(name: str) -> list[list[float]]:
     """The losses of a few steps on fixed rows, then the mean and the spread of what the generator makes."""
-    (of,) = SPECS[name].kinds
+    of = SPECS[name].makes
     kind = family(SPECS[name].family, of)
     layout = TOKENS if of == "tables" else SHAPE
     images, classes = batch(layout)

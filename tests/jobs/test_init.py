@@ -260,8 +260,10 @@ def test_a_table(tmp_path: Path) -> None:
 def test_a_large_table_is_looked_at_all_over(tmp_path: Path) -> None:
     """What is the same in the rows that were looked at may not be so in the others."""
     table = adult(30_000).append_column("year", pa.array(np.arange(30_000) // 10_000 + 2000))
-    seldom = pa.array([None] * 29_999 + ["x"])
-    text, spec = written(table.append_column("seldom", seldom), tmp_path / "adult.parquet")
+    table = table.append_column("seldom", pa.array([None] * 29_999 + ["x"]))
+    table = table.append_column("note", pa.array(["-"] * 12_000 + table["review"][12_000:].to_pylist()))
+    text, spec = written(table, tmp_path / "adult.parquet")
+    assert "    # note: left out: free text" in text
     kinds = {name: field.kind for name, field in spec.dataset.fields.items()}
     assert (kinds["year"], kinds["country"], kinds["seldom"]) == ("number", "category", "category")
     assert "as 10,000 of 30,000 rows look" in text
