@@ -384,7 +384,7 @@ def untrained(spec: GeneratorSpec, codec: Codec, device: torch.device) -> Any:
         )
     if kind != spec.makes:
         raise RaygenError(f"the family {spec.family!r} does not make {kind}", f"these do: {', '.join(FAMILIES[kind])}")
-    layout: Layout = Tokens(codec.cells.values())
+    layout: Layout = Tokens.of(codec.cells, spec.condition)
     if not codec.is_table:
         _, size = codec.image
         layout = size.channels, size.height, size.width

@@ -6,6 +6,7 @@ of the class that is joined to the decoder's latent, or to the encoder's feature
 
 import itertools
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,20 @@ Shape = tuple[int, int, int]
 
 
 class Tokens(tuple[int, ...]):
-    """How many tokens each column of a table has, in their order."""
+    """How many tokens each column of a table has, in their order.
+
+    Attributes:
+        condition: the index of the column that is always given, where there is one.
+    """
+
+    condition: int | None = None
+
+    @classmethod
+    def of(cls, cells: Mapping[str, int], condition: str | None) -> "Tokens":
+        """Of columns by their names."""
+        tokens = cls(cells.values())
+        tokens.condition = None if condition is None else [*cells].index(condition)
+        return tokens
 
 
 Layout = Shape | Tokens

@@ -72,7 +72,7 @@ class TabularDiscriminator(nn.Module):
 class TabularGan(Family):
     """Trains D to tell real rows from made ones and G to be taken for real, a step of each a batch.
 
-    Of half of the rows one column is given: any, as likely, and its token by the logarithm of how many rows of the batch
+    Of half of the rows one column is given: any, as likely (where there is a condition, of all rows that), and its token by the logarithm of how many rows of the batch
     have it, so that rare ones are learnt too. Both networks are told, and the real rows are such ones (training by
     sampling).
     In addition G is rewarded for columns whose ``marginals`` are as the real rows'. ``r1`` weighs half the squared gradient
@@ -159,7 +159,8 @@ def by_sampling(tokens: Tensor, uniform: Tensor, counts: Tokens) -> tuple[Tensor
     """Rows of a batch, int64 ``(n, columns)``, and what is given of each, bool ``(n, columns)``.
 
     Half are the batch's own, of which nothing is given. Of the others one column is, any as likely; they are drawn so that
-    its tokens are there as the logarithms of how many rows have them.
+    its tokens are there as the logarithms of how many rows have them. Where there is a condition, that is the column, and it
+    is given of all.
 
     Args:
         uniform: in [0, 1], ``(n, 3)``.
@@ -167,11 +168,13 @@ def by_sampling(tokens: Tensor, uniform: Tensor, counts: Tokens) -> tuple[Tensor
     rows, columns = tokens.shape
     kind, which, row = uniform.unbind(1)
     column = (which * columns).long().clamp(max=columns - 1)
+    if counts.condition is not None:
+        column = torch.full_like(column, counts.condition)
     sizes = [torch.bincount(of, minlength=count)[of].float() for of, count in zip(tokens.unbind(1), counts, strict=True)]
     weights = torch.stack([size.log1p() / size for size in sizes]).cumsum(1)[column]
     chosen = torch.searchsorted(weights, row[:, None] * weights[:, -1:])[:, 0].clamp(max=rows - 1)
     some = kind < 0.5
-    given = F.one_hot(column, columns).bool() & some[:, None]
+    given = F.one_hot(column, columns).bool() & (some | (counts.condition is not None))[:, None]
     return tokens[torch.where(some, chosen, torch.arange(rows, device=tokens.device))], given
 
 

@@ -251,7 +251,7 @@ class TabularGanSpec(LearnedSpec):
         embedding: numbers that a token is to a network.
         features: that the generator has of each column, before the scores of its tokens.
         loss: of a probability (``non_saturating``) or of a margin (``hinge``, Lim and Ye 2017, arXiv 1705.02894).
-        pack: how many rows the discriminator judges at once (CTGAN: 10).
+        pack: how many rows the discriminator judges at once. CTGAN has 10; short runs on a real table were better with 1.
         temperature: of the softmax that tokens are drawn by in training: the lower, the closer to what is drawn.
         learning_rate: of the generator, for batches of about 500 rows; best with ``train.schedule: cosine``.
         beta1: of Adam, for both networks; so ``beta2``.
@@ -271,10 +271,10 @@ class TabularGanSpec(LearnedSpec):
     pack: PositiveInt = 1
     temperature: PositiveFloat = 0.5
     learning_rate: PositiveFloat = 2e-3
-    discriminator_learning_rate: PositiveFloat = 1e-3
+    discriminator_learning_rate: PositiveFloat = 2e-3
     beta1: Annotated[float, Field(ge=0, lt=1)] = 0.0
     beta2: Annotated[float, Field(ge=0, lt=1)] = 0.99
-    r1: Annotated[float, Field(ge=0)] = 1.0
+    r1: Annotated[float, Field(ge=0)] = 0.5
     marginals: Annotated[float, Field(ge=0)] = 1.0
 
 

@@ -118,9 +118,9 @@ def test_rows_of_a_generator_and_of_its_artifact(learnt: tuple[Family, float], t
 def test_options_for_images_make_no_tables() -> None:
     images = Codec.of({"i": ImageField(height=8, width=8)}, pa.schema([("i", pa.binary())]), {})
     for of_images, of_tables in ((GanSpec(), TabularGanSpec()), (VaeSpec(), TabularVaeSpec())):
-        with pytest.raises(RaygenError, match=f"family '{of_images.family}' are not those for tables"):
+        with pytest.raises(RaygenError, match="does not make tables"):
             untrained(of_images, CODEC, CPU)
-        with pytest.raises(RaygenError, match=f"family '{of_images.family}' are not"):
+        with pytest.raises(RaygenError, match="does not make images"):
             untrained(of_tables, images, CPU)
 
 
@@ -157,6 +157,17 @@ class TestBySampling:
                 of = torch.zeros_like(JOINT)
                 of.select(column, token).copy_(JOINT.select(column, token))
                 assert apart(rows[given[:, column] & (rows[:, column] == token)], of / of.sum()) < 0.05
+
+
+def test_a_condition_is_given_of_every_row() -> None:
+    tokens = Tokens.of({"a": 3, "b": 4}, "b")
+    rows, given = by_sampling(TestBySampling.tokens, torch.rand(20_000, 3), tokens)
+    assert given.all(0).tolist() == [False, True]
+    assert not given[:, 0].any()
+    # Half are the batch's own, and half such that rare ones are there too.
+    counts = torch.bincount(TestBySampling.tokens[:, 1], minlength=4)
+    expected = counts / counts.sum() / 2 + counts.log1p() / counts.log1p().sum() / 2
+    torch.testing.assert_close(torch.bincount(rows[:, 1], minlength=4) / len(rows), expected, rtol=0, atol=0.02)
 
 
 def test_packs_are_filled_whatever_the_batch() -> None:
