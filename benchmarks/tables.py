@@ -58,8 +58,8 @@ RAYGEN: dict[str, dict[str, Any]] = {
         "generator": {"family": "autoregressive"},
         "train": {"epochs": 25, "batch_size": 1024, "schedule": "cosine"},
     },
-    "gan": {"generator": {"family": "gan"}, "train": {"epochs": 40, "batch_size": 500}},
-    "vae": {"generator": {"family": "vae"}, "train": {"epochs": 40, "batch_size": 500, "schedule": "cosine"}},
+    "gan": {"generator": {"family": "gan"}, "train": {"epochs": 15, "batch_size": 500, "schedule": "cosine"}},
+    "vae": {"generator": {"family": "vae"}, "train": {"epochs": 20, "batch_size": 1024, "schedule": "cosine"}},
 }
 PEERS = {"gan": "ctgan", "vae": "tvae"}
 EPOCHS = {"ctgan": 30, "tvae": 300}

@@ -72,9 +72,9 @@ class TabularDiscriminator(nn.Module):
 class TabularGan(Family):
     """Trains D to tell real rows from made ones and G to be taken for real, a step of each a batch.
 
-    Of half of the rows one column is given: any, as likely (where there is a condition, of all rows that), and its token by the logarithm of how many rows of the batch
+    Of half of the rows one column is given: any, as likely, and its token by the logarithm of how many rows of the batch
     have it, so that rare ones are learnt too. Both networks are told, and the real rows are such ones (training by
-    sampling).
+    sampling). Where there is a condition, that is the column, and it is given of the other rows too.
     In addition G is rewarded for columns whose ``marginals`` are as the real rows'. ``r1`` weighs half the squared gradient
     of D at real rows' embeddings (Mescheder et al. 2018, arXiv 1801.04406). Tokens are drawn with Gumbel noise, and the
     gradient goes through the softmax of the scores with it, at a ``temperature`` (Jang et al. 2017, arXiv 1611.01144).

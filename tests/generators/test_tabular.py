@@ -118,9 +118,9 @@ def test_rows_of_a_generator_and_of_its_artifact(learnt: tuple[Family, float], t
 def test_options_for_images_make_no_tables() -> None:
     images = Codec.of({"i": ImageField(height=8, width=8)}, pa.schema([("i", pa.binary())]), {})
     for of_images, of_tables in ((GanSpec(), TabularGanSpec()), (VaeSpec(), TabularVaeSpec())):
-        with pytest.raises(RaygenError, match="does not make tables"):
+        with pytest.raises(RaygenError, match="are not those for tables"):
             untrained(of_images, CODEC, CPU)
-        with pytest.raises(RaygenError, match="does not make images"):
+        with pytest.raises(RaygenError, match="are not those for images"):
             untrained(of_tables, images, CPU)
 
 
