@@ -145,12 +145,10 @@ class Codec:
         """Bounds, as of ``where``, that let any value be in some columns of a table, but no null."""
         bounds = {}
         for index, (name, tokens) in enumerate(self.cells.items()):
-            if name in names:
-                bounds[index] = np.repeat([[0.0, 1.0]], tokens, 0)
-                column = self.columns.get(name)
-                null = column.null if isinstance(column, Vocabulary | Number) else self.categories[name].values[-1] is None
-                if null and tokens > 1:
-                    bounds[index][-1] = 0.0
+            column = self.columns.get(name)
+            null = column.null if isinstance(column, Vocabulary | Number) else self.categories[name].values[-1] is None
+            if name in names and null and tokens > 1:
+                bounds[index] = np.append(np.repeat([[0.0, 1.0]], tokens - 1, 0), [[0.0, 0.0]], 0)
         return bounds
 
     def decode(self, batch: Batch) -> pa.Table:

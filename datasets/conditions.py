@@ -52,11 +52,17 @@ def of_category(name: str, category: Category, asked: Asked) -> np.ndarray:
     """Bounds of a category column.
 
     Raises:
-        RaygenError: it never had such a value.
+        RaygenError: no training row has such a value.
     """
     bounds = np.zeros((len(category.values), 2))
     for value in _values(name, asked):
-        bounds[class_index(name, category, value)] = 0, 1
+        index = class_index(name, category, value)
+        if not category.counts[index]:
+            raise RaygenError(
+                f"no training row has {name} {value!r}, so the generator never saw it",
+                "ask for another value, or train on rows that have it",
+            )
+        bounds[index] = 0, 1
     return bounds
 
 
@@ -162,7 +168,7 @@ def _span(name: str, value: Any, kind: pa.DataType) -> tuple[Any, Any]:
     if is_datetime(kind):
         try:
             return moments.span(value, kind)
-        except (ValueError, OverflowError) as error:
+        except (ValueError, OverflowError, LookupError) as error:  # of a zone that is not known
             raise RaygenError(f"where.{name}: {value} is {error}", moments.example(kind)) from None
     if isinstance(value, bool) or not isinstance(value, int | float | Decimal) or value != value:
         raise RaygenError(f"where.{name}: {value!r} is not a number, and the column is of type {kind}", "give a number")

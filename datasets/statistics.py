@@ -49,23 +49,24 @@ class Statistics:
         self.columns = {name: _STATISTICS[field.kind]() for name, field in fields.items() if field.kind != "image"}
 
     def add(self, table: pa.Table, train: np.ndarray) -> None:
+        """Add rows; ``train``, bool ``(n,)``, says which are training rows.
+
+        Raises:
+            DataError: a category has more values than can be remembered.
+        """
         for name, column in self.columns.items():
             column.add(table[name].combine_chunks(), train)
+            _check_values(name, column)
 
     def merge(self, state: Mapping[str, Any]) -> None:
         """Add what ``to_json`` of others gave.
 
         Raises:
-            DataError: a category has more values than can be remembered.
+            DataError: as ``add``.
         """
         for name, found in state.items():
             self.columns[name].merge(found)
-            column = self.columns[name]
-            if isinstance(column, Counts) and len(column.everywhere) > MOST_VALUES:
-                raise DataError(
-                    f"column {name!r} has more than {MOST_VALUES:,} distinct values, too many for a category",
-                    "leave it out of dataset.schema, or make it an identifier",
-                )
+            _check_values(name, self.columns[name])
 
     def to_json(self) -> dict[str, Any]:
         return {name: column.to_json() for name, column in self.columns.items()}
@@ -101,3 +102,11 @@ class Statistics:
                     )
                 others[name] = column.fit()
         return Codec.of(self.fields, arrow, categories, others)
+
+
+def _check_values(name: str, column: Any) -> None:
+    if isinstance(column, Counts) and len(column.everywhere) > MOST_VALUES:
+        raise DataError(
+            f"column {name!r} has more than {MOST_VALUES:,} distinct values, too many for a category",
+            "leave it out of dataset.schema, or make it an identifier",
+        )

@@ -138,20 +138,22 @@ class Streamed:
 
 def some(reader: stream.Reader, count: int, seed: int) -> Batch:
     """About so many rows, or all, in no order, from a few row groups: any of their rows, for data may be sorted."""
-    rows = reader.joined(_some(reader, count, seed))
-    order = np.random.default_rng(seed).permutation(_len(rows))
+    random = np.random.default_rng(seed)
+    rows = reader.joined(_some(reader, count, seed, random))
+    order = random.permutation(_len(rows))
     return {name: values[order] for name, values in rows.items()}
 
 
 def some_rows(reader: stream.Reader, count: int, seed: int) -> pa.Table:
     """The same of a table, as they are in the source."""
-    rows = reader.plain(_some(reader, count, seed))
-    return rows.take(pa.array(np.random.default_rng(seed).permutation(len(rows)))).combine_chunks()
+    random = np.random.default_rng(seed)
+    rows = reader.plain(_some(reader, count, seed, random))
+    return rows.take(pa.array(random.permutation(len(rows)))).combine_chunks()
 
 
-def _some(reader: stream.Reader, count: int, seed: int) -> list[stream.Piece]:
+def _some(reader: stream.Reader, count: int, seed: int, random: np.random.Generator) -> list[stream.Piece]:
     parts = [part for part in zip(reader.source.fragments, reader.counts(), strict=True) if part[1]]
-    places = [parts[index] for index in sorted(np.random.default_rng(seed).permutation(len(parts))[:PLACES])]
+    places = [parts[index] for index in sorted(random.permutation(len(parts))[:PLACES])]
     each = -(-count // max(1, len(places)))
     return [stream.Piece(fragment, 0, min(each, count), seed) for fragment, count in places]
 

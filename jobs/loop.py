@@ -129,11 +129,9 @@ class Loop:
         self.family.rehearse(map(self.tensors, self.notes.some))
         row |= self.notes.look(sampler, self.done, row)
         if options.watch is not None and epoch % options.watch.every == 0:
-            row |= (scores := self.notes.scores(sampler))
-            default: str = next(iter(scores))
-            metric = options.watch.metric or default
-            value = row[metric]
-            if self.best is None or self.best.beaten(metric, value):
+            row |= self.notes.scores(sampler)
+            value = row[options.watch.metric]
+            if self.best is None or self.best.beaten(options.watch.metric, value):
                 weights = {name: tensor.clone() for name, tensor in sampler.state_dict().items()}
                 self.best = Best(value, epoch, weights)
             else:

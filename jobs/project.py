@@ -116,7 +116,7 @@ class Project:
                 )
             return {name: field for name, field in fields.items() if name in there}
         if self.spec.is_table:
-            return {name: field for name, field in fields.items() if field.kind in LEARNT_OF_TABLES}
+            return {n: field for n, field in fields.items() if self.augment.include_real or field.kind in LEARNT_OF_TABLES}
         return {n: field for n, field in fields.items() if field.kind == "image" or n == self.spec.generator.condition}
 
     def _check_apart(self, name: str, path: str) -> None:

@@ -201,6 +201,12 @@ class Maker:
             if name in piece.table.column_names:
                 kept = made[:, index] == piece.encoded[:, index]
                 found[name] = _either(kept, piece.table[name].combine_chunks(), found[name])
+        if self.complete:
+            for name in found.keys() - self.codec.cells.keys() & {
+                *piece.table.column_names
+            }:  # who a row is about, as it was
+                known = piece.table[name].combine_chunks()
+                found[name] = _either(known.is_valid().to_numpy(False), known, found[name])
         return found
 
     def _real(self, piece: Piece, names: Sequence[str]) -> dict[str, pa.Array]:

@@ -110,7 +110,7 @@ class Judge(Protocol):
     """Compares generated rows with held-out ones."""
 
     def scores(self, sampler: Sampler) -> dict[str, float]:
-        """By metric; the first is what a training goes by where no other is asked for."""
+        """By metric."""
 
 
 def judge(make: Making, rows: Mapping[str, Batch]) -> Judge:

@@ -115,7 +115,11 @@ def _floats(column: pa.ChunkedArray) -> Floats:
 
 
 def _decoded(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    return column.cast(column.type.value_type) if at.is_dictionary(column.type) else column
+    """As a type that Arrow can count the values of."""
+    column = column.cast(column.type.value_type) if at.is_dictionary(column.type) else column
+    if at.is_decimal(column.type) and column.type.bit_width < 128:
+        column = column.cast(pa.decimal128(column.type.precision, column.type.scale))
+    return column
 
 
 def _split(joint: Ints, parts: Sequence[Any]) -> tuple[Ints, ...]:

@@ -7,7 +7,7 @@
 import math
 import re
 from collections.abc import Mapping, Sequence
-from datetime import date, datetime, time, timedelta
+from datetime import date, datetime, time
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, NonNegativeInt, PositiveInt, Tag
@@ -400,13 +400,13 @@ class WatchSpec(Strict):
 
     Attributes:
         every: epochs.
-        metric: by which a generator is better; by default ``frechet_distance``, of tables ``quality``.
+        metric: by which a generator is better; of tables ``quality`` by default.
         rows: how many held-out rows, and as many generated ones.
         patience: stop after so many evaluations without a better one; without it, never.
     """
 
     every: PositiveInt = 1
-    metric: Literal["frechet_distance", "label_agreement", "quality"] | None = None
+    metric: Literal["frechet_distance", "label_agreement", "quality"] = "frechet_distance"
     rows: Annotated[int, Field(ge=64)] = 1000
     patience: PositiveInt | None = None
 
@@ -527,8 +527,8 @@ class FormatSpec(Strict):
     partition_by: str | None = None
 
 
-Wanted = str | int | float | bool | datetime | date | time | timedelta | None
-"""A value of any column; dates and times as YAML has them, or as ISO 8601 text."""
+Wanted = str | int | float | bool | datetime | date | time | None
+"""A value of any column; dates and times as YAML has them, or as ISO 8601 text, as durations are."""
 
 
 class AugmentSpec(Strict):
@@ -635,12 +635,20 @@ class Spec(Strict):
     @validator(mode="before")
     @classmethod
     def _options_are_those_of_the_data(cls, document: Any) -> Any:
-        """Of a table, a generator with the options that its family has for tables."""
+        """Of a table, a generator with the options that its family has for tables, and a metric of tables to watch."""
         match document:
-            case {"dataset": {"schema": Mapping() as fields}, "generator": {"family": str(family), **options}}:
-                tables = not any(isinstance(field, Mapping) and field.get("kind") == "image" for field in fields.values())
-                if tables and family in FAMILIES["images"] and family in FAMILIES["tables"]:
-                    return {**document, "generator": {"of": "tables", **options, "family": family}}
+            case {"dataset": {"schema": Mapping() as fields}, **rest}:
+                kinds = {field.get("kind") if isinstance(field, Mapping) else None for field in fields.values()}
+                if not kinds <= {*LEARNT_OF_TABLES, "identifier", "constant"}:
+                    return document
+            case _:
+                return document
+        match rest.get("generator"):
+            case {"family": ("gan" | "vae") as family, **options}:
+                document = {**document, "generator": {"of": "tables", **options, "family": family}}
+        match rest.get("train"):
+            case {"watch": Mapping() as watch, **options}:
+                document = {**document, "train": {**options, "watch": {"metric": "quality", **watch}}}
         return document
 
     @property
@@ -676,7 +684,7 @@ class Spec(Strict):
         if self.augment is not None:
             _augment_fits(self.augment, self.generator, fields)
         asked = {f"gate: {rule.metric}": rule.metric for rule in self.gate}
-        if self.train.watch is not None and self.train.watch.metric is not None:
+        if self.train.watch is not None:
             asked["train.watch.metric"] = self.train.watch.metric
         known_ = get_args(MetricOfTables if image is None else MetricOfImages)
         for where, metric in asked.items():
@@ -706,7 +714,9 @@ def _augment_fits(augment: AugmentSpec, generator: FamilySpec, fields: Mapping[s
     """Fail where a generator cannot make what is asked."""
     family, condition = str(generator.model_dump()["family"]), generator.condition
     if family == "transforms" and augment.variants is None:
-        asked = next(name for name in ("rows", "balance", "classes") if getattr(augment, name) is not None)
+        asked = next(
+            name for name in ("rows", "balance", "classes", "complete") if getattr(augment, name) not in (None, False)
+        )
         raise ValueError(
             f"augment.{asked} asks for new rows, but transforms make variants of rows only: use augment.variants"
         )
@@ -734,11 +744,28 @@ def _augment_fits(augment: AugmentSpec, generator: FamilySpec, fields: Mapping[s
     for name in ("where", "complete", "variants"):
         if (is_table or name != "variants") and getattr(augment, name) and family != "autoregressive":
             raise ValueError(f"augment.{name} is for tables that the family 'autoregressive' makes, not for {family!r}")
-    if augment.where and (augment.balance or augment.classes) and condition in augment.where:
-        way = "balance" if augment.balance else "classes"
-        raise ValueError(f"augment.where and augment.{way} both say what {condition!r} is; leave one out")
+    if augment.where:
+        _where_fits(augment.where, augment, condition, fields)
     if augment.variants is not None and family == "gan" and condition is None:
         raise ValueError("augment.variants of a gan are rows of the same class: it needs generator.condition")
+
+
+def _where_fits(
+    where: Mapping[str, Any], augment: AugmentSpec, condition: str | None, fields: Mapping[str, DataField]
+) -> None:
+    for name in where:
+        if name not in fields:
+            raise ValueError(f"augment.where is of {name!r}, which is not in dataset.schema{did_you_mean(name, fields)}")
+        if fields[name].kind == "identifier":
+            raise ValueError(f"augment.where is of {name!r}, an identifier, which is never learnt; leave it out")
+    way = next((name for name in ("balance", "classes") if getattr(augment, name) is not None), None)
+    if way and condition in where:
+        raise ValueError(f"augment.where and augment.{way} both say what {condition!r} is; leave one out")
+    if not way and augment.format.partition_by is not None:
+        raise ValueError(
+            "augment.format.partition_by needs to know how many rows each folder has: "
+            "beside augment.where give augment.balance or augment.classes"
+        )
 
 
 def _must_be_category(where: str, column: str, fields: Mapping[str, DataField]) -> None:

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 import raygen
 from raygen.cli import app
-from raygen.errors import DataError, RaygenError
+from raygen.errors import DataError, RaygenError, SpecError
 from raygen.generators.generator import Generator
 
 pytestmark = pytest.mark.usefixtures("ray")
@@ -193,6 +193,7 @@ def test_rows_are_completed_and_what_is_known_is_kept(spec: dict[str, Any], sour
     wages = [None if n % 3 else wage for n, wage in enumerate(real["wage"].to_pylist())]
     partial = pa.table(
         {
+            "id": real["id"],
             "note": [f"n{n}" for n in range(300)],
             "wage": pa.array(wages, pa.decimal128(12, 2)),
             "city": real["city"].cast(pa.string()),
@@ -201,7 +202,8 @@ def test_rows_are_completed_and_what_is_known_is_kept(spec: dict[str, Any], sour
     )
     pq.write_table(partial, tmp_path / "partial.parquet", row_group_size=70)
     table = written(asked(spec, tmp_path, complete=True, source=str(tmp_path / "partial.parquet"), shard_rows=110))
-    assert table["note"].to_pylist() == partial["note"].to_pylist()
+    for name in ("id", "note"):
+        assert table[name].to_pylist() == partial[name].to_pylist()
     assert table["city"].to_pylist() == partial["city"].to_pylist()
     assert table["age"].to_pylist() == partial["age"].to_pylist()
     assert [made for made, known in zip(table["wage"].to_pylist(), wages, strict=True) if known is not None] == [
@@ -236,11 +238,20 @@ def test_variants_keep_some_cells_of_their_row(spec: dict[str, Any], source: Pat
 @pytest.mark.parametrize(
     ("augment", "said", "hint"),
     [
-        ({"rows": 5, "where": {"aeg": 3}}, "where.aeg: there is no such column; did you mean 'age'?", "known: id, age"),
+        (
+            {"rows": 5, "where": {"aeg": 3}},
+            "augment.where is of 'aeg', which is not in dataset.schema; did you mean 'age'?",
+            "",
+        ),
         ({"rows": 5, "where": {"city": "Paris"}}, "city has no value 'Paris'", "its values are: 'Kyiv', 'Oslo', 'Rome'"),
         ({"rows": 5, "where": {"age": [40, 30]}}, "where.age: 40 is above 30", "[least, most]"),
         ({"rows": 5, "where": {"age": 300}}, "where.age: the data has no value 300", "from 18 to 69"),
-        ({"rows": 5, "where": {"id": "p-1"}}, "where.id: the column is of kind 'identifier'", "that can be asked for: age"),
+        ({"rows": 5, "where": {"id": "p-1"}}, "augment.where is of 'id', an identifier, which is never learnt", ""),
+        (
+            {"rows": 5, "where": {"age": 30}, "format": {"partition_by": "city"}},
+            "augment.format.partition_by needs to know how many rows each folder has",
+            "",
+        ),
         ({"rows": 5, "where": {"age": "old"}}, "where.age: 'old' is not a number", "give a number"),
         ({"rows": 5, "balance": "city", "where": {"city": "Oslo"}}, "both say what 'city' is", ""),
         ({"rows": 5, "where": {}}, "augment.where", ""),
@@ -279,3 +290,25 @@ def test_two_commands_from_a_table_to_a_dataset(source: Path, tmp_path: Path, mo
     assert result.exit_code == 0, result.output
     (data,) = tmp_path.rglob("dataset/data")
     assert len(pq.read_table(data)) == 300
+
+
+@pytest.mark.parametrize("family", ["gan", "vae"])
+def test_other_families_make_tables_too(family: str, source: Path, tmp_path: Path) -> None:
+    wanted = {
+        "name": family,
+        "storage": str(tmp_path / "store"),
+        "dataset": {"path": str(source), "schema": {name: {"kind": kind} for name, kind in KINDS.items()}},
+        "generator": {"family": family, "condition": "senior", "width": 64},
+        "train": {"epochs": 20, "batch_size": 100, "schedule": "cosine", "workers": 2},
+        "augment": {"rows": 600, "balance": "senior", "shard_rows": 250, "workers": 1},
+    }
+    raygen.run(wanted)
+    data = root(wanted) / "dataset" / "data"
+    frame = pd.read_parquet(data)
+    assert frame["senior"].value_counts().to_dict() == {False: 300, True: 300}
+    assert frame["age"][frame["senior"]].mean() > frame["age"][~frame["senior"]].mean() + 10
+    assert raygen.verify(root(wanted) / "dataset").problems == []
+    with pytest.raises(SpecError, match=r"augment.where is for tables that the family 'autoregressive' makes"):
+        raygen.augment({**wanted, "augment": {"rows": 5, "where": {"age": 20}}})
+    with pytest.raises(SpecError, match=r"unknown key generator.network"):
+        raygen.train({**wanted, "generator": {"family": family, "network": "dense"}})
