@@ -50,9 +50,6 @@ def test_what_can_be_asked_for(asked: dict[str, Any]) -> None:
     assert {key: found.get(key, asked[key]) for key in asked} == asked
 
 
-VARIANTS_ONLY = "it needs augment.variants"
-
-
 @pytest.mark.parametrize(
     ("asked", "what"),
     [
@@ -70,8 +67,11 @@ VARIANTS_ONLY = "it needs augment.variants"
         ({"rows": 5, "to": 5}, "augment.to is what augment.balance brings every class up to; it needs balance"),
         ({"rows": 5, "balance": "label", "to": 5}, "augment.to is what augment.balance brings every class up to"),
         ({"to": 5}, "augment does not say what to make"),
-        ({"rows": 5, "source": "x"}, f"augment.source is about variants of rows; {VARIANTS_ONLY}"),
-        ({"balance": "label", "strength": 0.1}, f"augment.strength is about variants of rows; {VARIANTS_ONLY}"),
+        (
+            {"rows": 5, "source": "x"},
+            "augment.source is the rows to vary or to complete; it needs augment.variants, or complete",
+        ),
+        ({"balance": "label", "strength": 0.1}, "augment.strength is about variants of rows; it needs augment.variants"),
         (
             {"rows": 5, "include_real": True, "format": {"partition_by": "label"}},
             "augment.include_real does not go with augment.format.partition_by",
