@@ -3,42 +3,33 @@
 import contextlib
 import hashlib
 import json
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raygen.datasets import columns, samples, schema
+from raygen.datasets import samples, schema
+from raygen.datasets.codec import ROW as ROW
 from raygen.datasets.codec import Batch, Codec
+from raygen.datasets.parquet import Fragment, read_footer, read_fragment, read_rows
+from raygen.datasets.statistics import Statistics
 from raygen.datasets.storage import Folder
 from raygen.errors import DataError, RaygenError
 from raygen.spec import DatasetSpec
 
 SHOWN = 8
 """Columns that an error about a schema names at most."""
-PAGES = 1 << 20
-"""Bytes of a column's pages that are read at a time where rows are streamed."""
 ROWS_AT_ONCE = 1024
 BLOCK = 1 << 24
 """Bytes of encoded rows that are handed on at a time."""
-ROW = "_row"
-"""The column that carries a row's address."""
-
-
-class Fragment(NamedTuple):
-    """A row group of a file. ``start`` is its first row in the file, ``offset`` its first row in the whole source."""
-
-    file: str
-    row_group: int
-    start: int
-    offset: int
-    rows: int
+ROWS_SUMMARIZED = 1 << 16
+LOOKED_INTO = 8
+"""Row groups that are read for a look at a table."""
 
 
 class Piece(NamedTuple):
@@ -113,7 +104,23 @@ def scan(path: str, storage: Folder) -> Source:
 def head(source: Source, rows: int) -> pa.Table:
     """The first rows, for a look at them."""
     first = next((fragment for fragment in source.fragments if fragment.rows), None)
-    return (_read(first, None) if first else source.arrow.empty_table()).slice(0, rows)
+    return (read_fragment(first) if first else source.arrow.empty_table()).slice(0, rows)
+
+
+def spread(source: Source, rows: int) -> pa.Table:
+    """At most so many rows, evenly from all over some row groups, in order: the first rows of data that is sorted, as by
+    date, are too much alike to tell what its columns hold. Tables only: whole row groups are read."""
+    there = [fragment for fragment in source.fragments if fragment.rows]
+    chosen = there
+    if len(there) > LOOKED_INTO:
+        chosen = [there[n * (len(there) - 1) // (LOOKED_INTO - 1)] for n in range(LOOKED_INTO)]
+    parts = [source.arrow.empty_table()]
+    for fragment in chosen:
+        every, start, group = -(-fragment.rows * len(chosen) // rows), 0, fragment.row_group
+        for table in read_rows(fragment.file, range(group, group + 1), 0, fragment.rows, ROWS_SUMMARIZED):
+            parts.append(table.take(pa.array(np.arange(-start % every, len(table), every))))
+            start += len(table)
+    return pa.concat_tables(parts).combine_chunks()
 
 
 def holdout_mask(name: str, rows: np.ndarray, share: float) -> np.ndarray:
@@ -136,23 +143,16 @@ def holdout_mask(name: str, rows: np.ndarray, share: float) -> np.ndarray:
 
 
 def fit(source: Source, spec: DatasetSpec) -> Codec:
-    """Fit the codec in one pass over the category columns."""
-    names = [name for name, field in spec.fields.items() if field.kind == "category"]
-    everywhere: dict[str, Counter[columns.Value]] = {name: Counter() for name in names}
-    training: dict[str, Counter[columns.Value]] = {name: Counter() for name in names}
-    if names:
-        for row in _pass(source, _Count(source.root, names, spec.holdout)):
-            for name, found in json.loads(row["counts"]).items():
-                everywhere[name].update({value: n for value, n, _ in found})
-                training[name].update({value: n for value, _, n in found if n})
-    categories = {name: columns.fit(everywhere[name], training[name]) for name in names}
-    for name, category in categories.items():
-        if len(category.values) > schema.MAX_CATEGORIES:
-            raise DataError(
-                f"column {name!r} has {len(category.values)} distinct values, too many for a category",
-                f"leave it out of dataset.schema; a category has at most {schema.MAX_CATEGORIES}",
-            )
-    return Codec.of(spec.fields, source.arrow, categories)
+    """Fit the codec in one pass over the columns that are not images.
+
+    Raises:
+        DataError: a column is not what its field says.
+    """
+    found = Statistics(spec.fields)
+    if found.columns:
+        for row in _pass(source, _Summarize(source.root, spec)):
+            found.merge(json.loads(row["statistics"]))
+    return found.codec(source.arrow)
 
 
 def load(source: Source, codec: Codec, holdout: float) -> tuple[Batch, Batch]:
@@ -208,31 +208,51 @@ class Reader:
             yield from read.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=2)
 
     def joined(self, pieces: Sequence[Piece]) -> Batch:
-        """The rows of pieces as one batch."""
-        parts = list(self.read(pieces)) or [{**self.codec.encode(self.codec.arrow.empty_table()), ROW: np.arange(0)}]
-        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        """The rows of pieces as one batch, each of which is let go once it is there: memory is for little more than it."""
+        rows, there = sum(piece.take for piece in pieces), 0
+        none = {**self.codec.encode(self.codec.arrow.empty_table()), ROW: np.arange(0)}
+        whole = {name: np.empty((rows, *values.shape[1:]), values.dtype) for name, values in none.items()}
+        for part in self.read(pieces):
+            start, there = there, there + len(part[ROW])
+            for name, values in part.items():
+                whole[name][start:there] = values
+        return whole
 
     def everything(self) -> Batch:
         """All of those rows."""
         whole = zip(self.source.fragments, self.counts(), strict=True)
         return self.joined([Piece(fragment, 0, rows) for fragment, rows in whole if rows])
 
+    def plain(self, pieces: Sequence[Piece]) -> pa.Table:
+        """The rows of pieces as the source has them, read in this process: the columns of a table that are learnt."""
+        found = (table for piece in pieces for table, _ in self._rows(piece))
+        return pa.concat_tables([self.source.arrow.empty_table().select(self._names), *found])
+
     def _encode(self, items: dict[str, Any]) -> Iterator[Batch]:
-        wanted = zip(items["skip"], items["take"], items["seed"], strict=True)
-        for fragment, (skip, take, seed) in zip(_items(items), wanted, strict=True):
-            chosen = np.flatnonzero(self._mask(fragment))
-            if seed < 0:
-                chosen = chosen[skip : skip + take]
-            else:
-                chosen = np.sort(np.random.default_rng(seed).choice(chosen, take, replace=False))
-            first, stop, group = int(chosen[0]), int(chosen[-1]) + 1, fragment.row_group
-            names = list(self.codec.fields)
-            for table in read_rows(fragment.file, range(group, group + 1), first, stop - first, ROWS_AT_ONCE, names):
-                rows = chosen[(chosen >= first) & (chosen < first + len(table))]
-                first, at = first + len(table), rows - first
-                if len(rows):
-                    where = partial(_place, fragment, rows)
-                    yield {**self.codec.encode(table.take(pa.array(at)), where), ROW: fragment.offset + rows}
+        wanted = zip(_items(items), items["skip"], items["take"], items["seed"], strict=True)
+        for piece in map(Piece._make, wanted):
+            for table, rows in self._rows(piece):
+                where = partial(_place, piece.fragment, rows)
+                yield {**self.codec.encode(table, where), ROW: piece.fragment.offset + rows}
+
+    def _rows(self, piece: Piece) -> Iterator[tuple[pa.Table, np.ndarray]]:
+        """The rows of a piece, some at a time, and their numbers in their row group."""
+        fragment, skip, take, seed = piece
+        chosen = np.flatnonzero(self._mask(fragment))
+        if seed < 0:
+            chosen = chosen[skip : skip + take]
+        else:
+            chosen = np.sort(np.random.default_rng(seed).choice(chosen, take, replace=False))
+        first, stop, group = int(chosen[0]), int(chosen[-1]) + 1, fragment.row_group
+        for table in read_rows(fragment.file, range(group, group + 1), first, stop - first, ROWS_AT_ONCE, self._names):
+            rows = chosen[(chosen >= first) & (chosen < first + len(table))]
+            first, at = first + len(table), rows - first
+            if len(rows):
+                yield table.take(pa.array(at)), rows
+
+    @property
+    def _names(self) -> list[str]:
+        return list(self.codec.cells if self.codec.is_table else self.codec.fields)
 
     def _mask(self, fragment: Fragment) -> np.ndarray:
         mask = _mask(self.source.root, fragment, self.holdout)
@@ -266,35 +286,34 @@ def _place(fragment: Fragment, rows: np.ndarray, row: int) -> str:
     return f"{fragment.file}, row {fragment.start + rows[row]}"
 
 
-class _Count:
-    """Counts the values of category columns: all, and those of training rows."""
+class _Summarize:
+    """The statistics of a row group, read in pieces, so that row groups can be of any size."""
 
-    def __init__(self, root: str, names: Sequence[str], holdout: float) -> None:
-        self.root, self.names, self.holdout = root, list(names), holdout
+    def __init__(self, root: str, spec: DatasetSpec) -> None:
+        self.root, self.spec = root, spec
 
     def __call__(self, items: dict[str, Any]) -> dict[str, Any]:
         lines = []
         for fragment in _items(items):
-            table = _read(fragment, self.names)
-            train = ~_mask(self.root, fragment, self.holdout)
-            counts = {}
-            for name in self.names:
-                column = table[name].combine_chunks()
-                of_training = columns.count(column.filter(pa.array(train)))
-                counts[name] = [(value, n, of_training[value]) for value, n in columns.count(column).items()]
-            lines.append(json.dumps(counts))
-        return {"counts": lines}
+            found, group, start = Statistics(self.spec.fields), fragment.row_group, 0
+            train = ~_mask(self.root, fragment, self.spec.holdout)
+            names = list(found.columns)
+            for table in read_rows(fragment.file, range(group, group + 1), 0, fragment.rows, ROWS_SUMMARIZED, names):
+                found.add(table, train[start : start + len(table)])
+                start += len(table)
+            lines.append(json.dumps(found.to_json()))
+        return {"statistics": lines}
 
 
 def _pass(source: Source, work: Any) -> Iterator[Any]:
-    """Run work over all fragments; the fragments are in-memory items, so no read task waits for a free CPU."""
+    """Run work over all fragments, in their order; they are in-memory items, so no read task waits for a free CPU."""
     import ray.data
 
     items = [fragment._asdict() for fragment in source.fragments if fragment.rows]
+    dataset = ray.data.from_items(items, override_num_blocks=min(len(items), 1000))
+    dataset.context.execution_options.preserve_order = True
     with user_errors():
-        yield from (
-            ray.data.from_items(items, override_num_blocks=min(len(items), 1000)).map_batches(work, batch_size=1).iter_rows()
-        )
+        yield from dataset.map_batches(work, batch_size=1).iter_rows()
 
 
 def _items(items: dict[str, Any]) -> Iterator[Fragment]:
@@ -323,28 +342,6 @@ def holds(path: str, folder: Folder) -> bool:
     return below != there and _is_data(f"{below}/data.parquet")
 
 
-def read_footer(folder: Folder, name: str) -> pq.FileMetaData:
-    """What the footer of a file says, all of which can be read.
-
-    Raises:
-        DataError: it cannot, or does not add up.
-    """
-    where = folder.uri if folder.local is None else folder.local
-    with _opened(folder, name, f"{where}/{name}: is not a readable Parquet file") as handle:
-        found = pq.read_metadata(handle)
-        _shown(found.schema.to_arrow_schema())
-        rows = [found.row_group(index).num_rows for index in range(found.num_row_groups)]
-        if found.num_rows != sum(rows) or any(count < 0 for count in rows):
-            raise pa.ArrowInvalid(f"{found.num_rows} rows, in row groups of {rows}")
-        return found
-
-
-def _shown(arrow: pa.Schema) -> None:
-    """Fail where the names or types are not what they were: Arrow decodes them when they are looked at."""
-    for field in arrow:
-        str(field)
-
-
 def _fragments(files: Sequence[str], footers: Sequence[pq.FileMetaData]) -> Iterator[Fragment]:
     offset = 0
     for file, footer in zip(files, footers, strict=True):
@@ -354,77 +351,6 @@ def _fragments(files: Sequence[str], footers: Sequence[pq.FileMetaData]) -> Iter
             yield Fragment(file, index, start, offset, rows)
             start += rows
             offset += rows
-
-
-def _read(fragment: Fragment, names: list[str] | None) -> pa.Table:
-    what = f"{fragment.file}, row group {fragment.row_group}: cannot be read"
-    with _opened(Folder(fragment.file), "", what) as handle:
-        parquet = pq.ParquetFile(handle, pre_buffer=True, page_checksum_verification=True)
-        table = parquet.read_row_group(fragment.row_group, columns=names)
-        _shown(table.schema)
-        if len(table) != fragment.rows:
-            raise pa.ArrowInvalid(f"{len(table)} rows, not {fragment.rows}")
-        return table
-
-
-def read_rows(
-    file: str, row_groups: range, skip: int, rows: int, batch_rows: int, names: list[str] | None = None
-) -> Iterator[pa.Table]:
-    """Rows [skip, skip + rows) of some consecutive row groups of a file, with all columns or those of some names.
-
-    Memory does not grow with row groups: it holds a piece of the pages of each column, and a table or two.
-
-    Yields:
-        Tables of ``batch_rows`` rows; the last one may have fewer.
-
-    Raises:
-        DataError: the row groups cannot be read, or have not got these rows.
-    """
-    first, last = row_groups.start, max(row_groups.start, row_groups.stop - 1)
-    what = f"{file}, row group {first}" if first == last else f"{file}, row groups {first} to {last}"
-    with _opened(Folder(file), "", f"{what}: cannot be read") as handle:
-        parquet = pq.ParquetFile(handle, buffer_size=PAGES, pre_buffer=False, page_checksum_verification=True)
-        _shown(parquet.schema_arrow)
-        there = sum(parquet.metadata.row_group(index).num_rows for index in row_groups)
-        if there < skip + rows:
-            raise DataError(f"{what}: has {there} rows, not {skip + rows}", "do not change a dataset while it is read")
-        batches = parquet.iter_batches(batch_rows, row_groups=list(row_groups), columns=names)
-        yield from _tables(batches, skip, rows, batch_rows)
-
-
-def _tables(batches: Iterable[pa.RecordBatch], skip: int, rows: int, size: int) -> Iterator[pa.Table]:
-    """Cut batches, whose ends are those of pages and row groups, into tables of one size."""
-    kept: list[pa.RecordBatch] = []
-    for batch in batches:
-        skip, batch = max(skip - len(batch), 0), batch.slice(skip)
-        while rows and len(batch):
-            wanted = min(size, rows)
-            piece = batch.slice(0, wanted - sum(map(len, kept)))
-            batch = batch.slice(len(piece))
-            kept.append(piece)
-            if sum(map(len, kept)) == wanted:
-                yield pa.Table.from_batches(kept)
-                kept, rows = [], rows - wanted
-        if not rows:
-            return
-    raise pa.ArrowInvalid("there are fewer rows than the footer says")
-
-
-@contextlib.contextmanager
-def _opened(folder: Folder, name: str, what: str) -> Iterator[BinaryIO]:
-    """A file for the length of the block. What Arrow says of its content there is a DataError; what the storage says has
-    become an OutputError already."""
-    try:
-        with folder.reader(name) as handle:
-            try:
-                yield handle
-            except (pa.ArrowException, OSError, ValueError, LookupError, MemoryError, OverflowError) as error:
-                if isinstance(error, OSError) and (type(error) is not OSError or error.errno is not None):
-                    raise  # the storage: Arrow's have no number
-                reason = next(iter(str(error).splitlines()), type(error).__name__)
-                raise DataError(f"{what} ({reason})", "write the file again, or remove it") from None
-    except FileNotFoundError:
-        raise DataError(f"{what} (it is gone)", "do not change a dataset while it is read") from None
 
 
 def _same_columns(first: str, expected: pa.Schema, file: str, found: pa.Schema) -> None:

@@ -2,8 +2,8 @@
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -12,12 +12,14 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from raygen.generators.networks import Shape
+from raygen.generators.networks import Layout, Shape, Tokens
 from raygen.spec import FamilySpec, LearnedSpec
 
 Losses = dict[str, Tensor]
 """Scalars to show, detached and left on the device."""
 
+TILE = 64
+"""Rows: on CPUs, batches smaller than this differ from larger ones in the last bit."""
 STRENGTH = 0.5
 """How far a variant goes from its row where nothing else is asked for."""
 
@@ -26,31 +28,47 @@ class Sampler(nn.Module, ABC):
     """The networks of a generator that make rows, and variants of rows.
 
     Attributes:
-        noise: how many standard normal numbers a row, or a variant of one, is made from.
+        noise: how many numbers a row, or a variant of one, is made from.
+        uniform: whether these are uniform in [0, 1), float64, and not standard normal, float32.
+        tile: how many rows are best made at once.
+        threads: how many threads of a CPU a tile is best made with; None is as many as torch has.
         has_likelihood: whether it can say how likely an image is.
+        has_bounds: whether the cells it makes of a table can be asked to be within bounds.
     """
 
     noise: int
+    uniform: ClassVar[bool] = False
+    tile: ClassVar[int] = TILE
+    threads: ClassVar[int | None] = None
     has_likelihood: ClassVar[bool] = False
+    has_bounds: ClassVar[bool] = False
 
     @abstractmethod
     def forward(self, noise: Tensor, classes: Tensor | None) -> Tensor:
         """Noise ``(n, noise)``, class indices ``(n,)`` or None → images in [-1, 1], ``(n, channels, height, width)``.
 
-        In evaluation mode a row depends on its own noise and class only.
+        Of a table: noise, and what is given of the cells, float64 ``(n, columns)`` with NaN where a cell is free, or None →
+        cells, float64 ``(n, columns)``: a token, and a place in [0, 1) within it, added up. What was given comes back bit
+        for bit. Where there is ``has_bounds``, a third argument is ``Bounds``, which hold where a cell is free.
+
+        In evaluation mode a row depends on its own noise and on its own class, or what is given of it, only.
         """
+
+    def noise_within(self, columns: int) -> int:
+        """How many numbers a row is made from of which some columns have bounds; where there is ``has_bounds``."""
+        raise NotImplementedError
 
     def vary(self, images: Tensor, noise: Tensor, classes: Tensor | None, strength: float) -> Tensor:
         """Variants of rows, by default fresh rows of their classes: what a generator can do that does not look at them.
 
         Args:
-            images: the rows, in [-1, 1], ``(n, channels, height, width)``.
-            noise: standard normal, ``(n, noise)``.
-            classes: int64 ``(n,)``, or None.
+            images: the rows, in [-1, 1], ``(n, channels, height, width)``; or a table's cells, float64 ``(n, columns)``.
+            noise: as ``forward`` takes it, ``(n, noise)``.
+            classes: int64 ``(n,)``, or None; or, of a table, what is given of the variants, as ``forward`` takes it.
             strength: how far to go, for families that encode: in standard deviations of their latent space.
 
         Returns:
-            Images as ``forward`` makes them. In evaluation mode one depends on its own row, noise and class only.
+            As ``forward`` makes them. In evaluation mode one depends on its own row, noise and class only.
         """
         return self(noise, classes)  # type: ignore[no-any-return]
 
@@ -73,7 +91,7 @@ class Family(ABC):
 
     Args:
         spec: the family's options.
-        shape: channels, height and width of the images.
+        layout: channels, height and width of the images; or, of a table, how many tokens each column has.
         classes: how many the condition has; 0 without a condition.
         device: where the networks live.
 
@@ -96,12 +114,24 @@ class Family(ABC):
     rank: int = 0
     world: int = 1
 
-    def __init__(self, spec: FamilySpec, shape: Shape, classes: int, device: torch.device) -> None:
-        self.spec, self.shape, self.classes, self.device = spec, shape, classes, device
+    def __init__(self, spec: FamilySpec, layout: Layout, classes: int, device: torch.device) -> None:
+        self.spec, self.layout, self.classes, self.device = spec, layout, classes, device
         self.networks: dict[str, nn.Module] = {}
         self.build()
         self.average = copy.deepcopy(self.sampler())
         self.steps = 0
+
+    @property
+    def shape(self) -> Shape:
+        """Of the images."""
+        assert not isinstance(self.layout, Tokens)
+        return self.layout
+
+    @property
+    def tokens(self) -> Tokens:
+        """Of a table's columns."""
+        assert isinstance(self.layout, Tokens)
+        return self.layout
 
     @abstractmethod
     def build(self) -> None:
@@ -127,8 +157,8 @@ class Family(ABC):
         """Learn from a batch.
 
         Args:
-            images: in [-1, 1], ``(n, channels, height, width)``.
-            classes: int64 ``(n,)``, or None.
+            images: in [-1, 1], ``(n, channels, height, width)``; or a table's cells, float64 ``(n, columns)``.
+            classes: int64 ``(n,)``, or None, as of a table, where the class is one of the cells.
 
         Returns:
             Scalars to show, detached and left on the device.
@@ -249,3 +279,14 @@ def _state(module: nn.Module) -> list[Tensor]:
 def local(network: nn.Module) -> nn.Module:
     """The network itself, where DistributedDataParallel is wrapped around it."""
     return network.module if isinstance(network, nn.parallel.DistributedDataParallel) else network
+
+
+@contextmanager
+def threads(count: int | None) -> Iterator[None]:
+    """Torch's threads on the CPU, for the length of the block; None leaves them as they are."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -5,7 +5,7 @@ import platform
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -16,16 +16,18 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
-from raygen.datasets.codec import Batch, Codec
+from raygen.datasets.codec import CELLS, ROW, Batch, Codec
 from raygen.datasets.columns import Value
+from raygen.datasets.conditions import Asked
 from raygen.datasets.storage import Folder
 from raygen.errors import OutputError, RaygenError
 from raygen.generators import artifact, noise
-from raygen.generators.base import STRENGTH, Sampler
+from raygen.generators.base import STRENGTH, TILE, Sampler, threads
+from raygen.generators.card import card
 from raygen.generators.families import family
-from raygen.spec import GeneratorSpec
+from raygen.generators.networks import Layout, Tokens
+from raygen.spec import FAMILIES, GeneratorSpec
 
-TILE = 64  # on CPUs, batches smaller than this differ from larger ones in the last bit
 SAMPLES = 100  # of the latent, for a row's likelihood
 _SPEC: TypeAdapter[GeneratorSpec] = TypeAdapter(GeneratorSpec)
 
@@ -39,7 +41,7 @@ class Generator:
 
     Attributes:
         spec: the family and its options.
-        codec: of the columns it makes: the image, and the condition where it has one.
+        codec: of the columns it makes: the image, and the condition where it has one; or a table's.
         sampler: the networks, in evaluation mode.
         tile: how many rows the networks see at once, always, so that a row's bits do not depend on who else is asked for.
         lineage: what it came from: data fingerprint, training run, versions, metrics.
@@ -89,7 +91,7 @@ class Generator:
             "identity": self.identity,
             "lineage": {**self.lineage, "versions": versions(self.spec)},
         }
-        artifact.write(folder, document, self.sampler.state_dict(), self._card())
+        artifact.write(folder, document, self.sampler.state_dict(), card(self.spec, self.codec, self.digest, self.lineage))
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -103,7 +105,13 @@ class Generator:
         """SHA-256, hexadecimal, of the canonical content."""
         return artifact.digest(self.identity, self.sampler.state_dict())
 
-    def sample(self, rows: range, seed: int = 0, condition: Condition | None = None) -> pa.Table:
+    def sample(
+        self,
+        rows: range,
+        seed: int = 0,
+        condition: Condition | None = None,
+        where: Mapping[str, Asked] | None = None,
+    ) -> pa.Table:
         """Make rows by their numbers.
 
         The same rows come out whatever range they are asked for in, here or in a job, bit for bit on one device type and
@@ -114,23 +122,71 @@ class Generator:
             seed: of the dataset, 0 or more.
             condition: what the rows show: one value for all, or one for each row (to make rows of a dataset again, the
                 values they have there). By default each row draws its own, with the frequencies of the training data.
+            where: of a table, by column a value, a list of values, or of numbers and times the least and the most (see
+                ``Codec.where``): every row is so, exactly, and its other columns are what goes with it.
 
         Returns:
             A table with the Arrow types of the training data.
 
         Raises:
-            RaygenError: the condition is a value never seen, is not one per row, or the generator takes none.
+            RaygenError: the condition is a value never seen, is not one per row, or the generator takes none; or no row of
+                it can be as asked.
         """
-        return self.codec.decode(self.tensors(rows, seed, self.classes(rows, seed, condition)))
+        if not where:
+            return self.codec.decode(self.tensors(rows, seed, self.classes(rows, seed, condition)))
+        if not self.codec.is_table:
+            raise RaygenError("where is of tables, and this generator makes images", "ask for a condition")
+        if condition is not None and self.spec.condition in where:
+            raise RaygenError(f"where and the condition both say what {self.spec.condition!r} is", "leave one out")
+        asked = self.codec.where(where)
+        free = condition is None and self.spec.condition is not None  # the condition is one of what goes with it
+        classes = self.classes(rows, seed, condition)
+        return asked.imposed(self.codec.decode(self.tensors(rows, seed, None if free else classes, asked.bounds)))
 
-    def tensors(self, rows: range, seed: int, classes: np.ndarray | None) -> Batch:
-        """The same before decoding: images uint8 ``(n, channels, height, width)``, and the classes ``(n,)``."""
-        made = self._tiled(self._images(len(rows)), self._make, rows, seed, "latent", self.sampler.noise, classes)
-        batch: Batch = {self.codec.image[0]: made}
+    def tensors(
+        self, rows: range, seed: int, classes: np.ndarray | None, bounds: Mapping[int, np.ndarray] | None = None
+    ) -> Batch:
+        """The same before decoding: images uint8 ``(n, channels, height, width)``, and the classes ``(n,)``; or a table's
+        cells, which are within bounds (see ``complete``), and the numbers of the rows."""
+        if self.codec.is_table:
+            cells = self.complete(self._given(rows, classes), rows, seed, bounds)
+            return {CELLS: cells, ROW: np.arange(rows.start, rows.stop)}
+        name, size = self.codec.image
+        images = np.empty((len(rows), size.channels, size.height, size.width), np.uint8)
+        batch: Batch = {name: self._tiled(images, self._make, rows, seed, "latent", self.sampler.noise, classes)}
         if classes is not None:
             assert self.spec.condition is not None
             batch[self.spec.condition] = np.asarray(classes, np.int64)
         return batch
+
+    def complete(
+        self, given: np.ndarray, rows: range, seed: int, bounds: Mapping[int, np.ndarray] | None = None
+    ) -> np.ndarray:
+        """Cells of a table's rows, of which some are given.
+
+        A row depends on its own number, the seed, what is given of it and the bounds.
+
+        Args:
+            given: float64 ``(n, columns)``, NaN where a cell is free.
+            rows: their numbers, ``n`` consecutive ones.
+            seed: of the dataset, 0 or more.
+            bounds: which tokens the free cells of a column may have, and which places within each: see ``Bounds``.
+
+        Returns:
+            float64 ``(n, columns)``; what was given bit for bit.
+
+        Raises:
+            RaygenError: the family cannot keep to bounds.
+        """
+        out = np.empty_like(given)
+        if not bounds:
+            return self._tiled(out, self.sampler, rows, seed, "latent", self.sampler.noise, given)
+        if not self.sampler.has_bounds:
+            raise RaygenError(f"the family {self.spec.family!r} cannot be asked for ranges", "train an autoregressive one")
+        within = {column: torch.from_numpy(of).to(self._device) for column, of in bounds.items()}
+        # Rows of other widths have streams of their own: in one, the noise of a row would be part of another's.
+        purpose, width = f"latent within {len(bounds)}", self.sampler.noise_within(len(bounds))
+        return self._tiled(out, partial(self.sampler, bounds=within), rows, seed, purpose, width, given)
 
     def classes(self, rows: range, seed: int, condition: Condition | None = None) -> np.ndarray | None:
         """The class index of each row: int64 ``(n,)``, or None where the generator has no condition."""
@@ -146,7 +202,7 @@ class Generator:
         category = self.codec.categories[name]
         if condition is None:
             shares = np.cumsum(category.counts) / np.sum(category.counts)
-            return np.searchsorted(shares, noise.uniforms(seed, "condition", rows), side="right").astype(np.int64)
+            return np.searchsorted(shares, noise.uniforms(seed, "condition", rows, 1)[:, 0], side="right").astype(np.int64)
         if isinstance(condition, np.generic) or (isinstance(condition, np.ndarray) and condition.ndim == 0):
             condition = condition.item()
         if isinstance(condition, str) or not isinstance(condition, Iterable):
@@ -179,23 +235,31 @@ class Generator:
         on one device type and library version.
 
         Args:
-            images: the rows, uint8 ``(n, channels, height, width)``.
+            images: the rows, uint8 ``(n, channels, height, width)``; or a table's cells, float64 ``(n, columns)``.
             rows: their numbers in their source, ``n`` consecutive ones.
             seed: of the dataset, 0 or more.
             classes: their class indices, int64 ``(n,)``; None where the generator has no condition.
             variant: which variant of each row.
-            strength: how far from the row, for families that encode: in standard deviations of their latent space.
+            strength: how far from the row, for families that encode: in standard deviations of their latent space. Of
+                tables, for `autoregressive`: the chance of each cell to be drawn anew, given those that are not.
 
         Returns:
-            uint8, like ``images``.
+            Like ``images``.
+
+        Raises:
+            RaygenError: the strength is no chance, of a table.
         """
         self._check(images, rows, classes)
+        table = self.codec.is_table
+        if table and not 0 <= strength <= 1:
+            raise RaygenError(f"a table's variants have no strength {strength}", "give one from 0 to 1")
 
-        def vary(noise: Tensor, classes: Tensor | None, images: Tensor) -> Tensor:
-            return _pixels(self.sampler.vary(_scaled(images), noise, classes, strength))
+        def vary(noise: Tensor, asked: Tensor | None, images: Tensor) -> Tensor:
+            made = self.sampler.vary(images if table else _scaled(images), noise, asked, strength)
+            return made if table else _pixels(made)
 
-        out = self._images(len(rows))
-        return self._tiled(out, vary, rows, seed, f"variant {variant}", self.sampler.noise, classes, images)
+        asked = self._given(rows, classes) if table else classes
+        return self._tiled(np.empty_like(images), vary, rows, seed, f"variant {variant}", self.sampler.noise, asked, images)
 
     def log_likelihood(
         self, images: np.ndarray, rows: range, seed: int, classes: np.ndarray | None, samples: int = SAMPLES
@@ -230,16 +294,19 @@ class Generator:
         return self._tiled(out, score, rows, seed, "likelihood", samples * self.sampler.noise, classes, images)
 
     def _check(self, images: np.ndarray, rows: range, classes: np.ndarray | None) -> None:
-        assert images.dtype == np.uint8
+        assert images.dtype == (np.float64 if self.codec.is_table else np.uint8)
         assert len(images) == len(rows)
         assert (classes is None) == (self.spec.condition is None)
         if classes is not None:
             assert len(classes) == len(rows)
             assert classes.min(initial=0) >= 0
 
-    def _images(self, rows: int) -> np.ndarray:
-        _, size = self.codec.image
-        return np.empty((rows, size.channels, size.height, size.width), np.uint8)
+    def _given(self, rows: range, classes: np.ndarray | None) -> np.ndarray:
+        """Of a table's cells, the classes: float64 ``(n, columns)``, NaN where a cell is free."""
+        given = np.full((len(rows), len(self.codec.cells)), np.nan)
+        if classes is not None:
+            given[:, [*self.codec.cells].index(str(self.spec.condition))] = classes
+        return given
 
     def _make(self, noise: Tensor, classes: Tensor | None) -> Tensor:
         return _pixels(self.sampler(noise, classes))
@@ -256,14 +323,16 @@ class Generator:
     ) -> np.ndarray:
         """Fill ``out`` with what is computed of rows, by whole tiles at multiples of the tile's size.
 
-        What computes it is given standard normals ``(tile, width)``, and of each part as many.
+        What computes it is given noise ``(tile, width)``, and of each part as many rows.
         """
-        for start in range(rows.start - rows.start % self.tile, rows.stop, self.tile):
-            first, last = max(start, rows.start), min(start + self.tile, rows.stop)
-            asked, slots = slice(first - rows.start, last - rows.start), slice(first - start, last - start)
-            normals = noise.normals(seed, purpose, range(start, start + self.tile), width)
-            given = (None if part is None else self._padded(part[asked], slots) for part in parts)
-            out[asked] = self._tile(compute, normals, *given)[slots]
+        draw = noise.uniforms if self.sampler.uniform else noise.normals
+        with threads(self.sampler.threads):
+            for start in range(rows.start - rows.start % self.tile, rows.stop, self.tile):
+                first, last = max(start, rows.start), min(start + self.tile, rows.stop)
+                asked, slots = slice(first - rows.start, last - rows.start), slice(first - start, last - start)
+                drawn = draw(seed, purpose, range(start, start + self.tile), width)
+                given = (None if part is None else self._padded(part[asked], slots) for part in parts)
+                out[asked] = self._tile(compute, drawn, *given)[slots]
         return out
 
     def _padded(self, part: np.ndarray, slots: slice) -> np.ndarray:
@@ -274,47 +343,15 @@ class Generator:
 
     @torch.inference_mode()
     def _tile(self, compute: Callable[..., Tensor], *parts: np.ndarray | None) -> np.ndarray:
-        device = next(chain(self.sampler.parameters(), self.sampler.buffers())).device
-        given = (None if part is None else torch.from_numpy(part).to(device) for part in parts)
+        given = (None if part is None else torch.from_numpy(part).to(self._device) for part in parts)
         # On GPUs: no algorithm chosen by its speed of today, none that adds up in any order, and whole float32.
         with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
             made: np.ndarray = compute(*given).cpu().numpy()
         return made
 
-    def _card(self) -> str:
-        name, size = self.codec.image
-        column = f"the column `{name}` ({size.channels} channel{'s' if size.channels > 1 else ''})"
-        condition = self.spec.condition
-        if family(self.spec.family).learns:
-            asked = f", asked for by `{condition}`" if condition else ""
-            makes = f"Makes {column}{asked}.\nEvery row is a pure function of "
-            example = "table = generator.sample(range(0, 100), seed=7)"
-        else:
-            makes = f"Makes variants of rows of {column}; nothing was learnt.\nEvery one is a pure function of its row, "
-            classes = "classes" if condition else "None"
-            example = f"images = generator.variants(images, range(len(images)), 7, {classes}, variant=1)"
-        metrics = "\n".join(f"- {key}: {value:.4g}" for key, value in self.lineage.get("metrics", {}).items())
-        return f"""---
-library_name: raygen
-tags: [synthetic-data, {self.spec.family}]
----
-# A {self.spec.family} of {size.height} × {size.width} images
-
-{makes}this generator, a seed and the row's number.
-
-```python
-import raygen
-generator = raygen.Generator.load("<this folder>")
-{example}
-```
-
-Digest `{self.digest}`, made for data with fingerprint `{self.lineage.get("data", "unknown")}`
-({self.lineage.get("rows", "?")} rows). Synthetic rows can resemble real ones: look at the report before you share them.
-
-Last training metrics:
-
-{metrics or "- none"}
-"""
+    @property
+    def _device(self) -> torch.device:
+        return next(chain(self.sampler.parameters(), self.sampler.buffers())).device
 
 
 def _scaled(images: Tensor) -> Tensor:
@@ -327,11 +364,32 @@ def _pixels(images: Tensor) -> Tensor:
     return ((images.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
+def classes_of(batch: Batch, spec: GeneratorSpec, codec: Codec) -> np.ndarray | None:
+    """The class indices of encoded rows: int64 ``(n,)``, or None where the generator has no condition."""
+    if spec.condition is None:
+        return None
+    if codec.is_table:
+        return batch[CELLS][:, [*codec.cells].index(spec.condition)].astype(np.int64)
+    return batch[spec.condition]
+
+
 def untrained(spec: GeneratorSpec, codec: Codec, device: torch.device) -> Any:
     """The family of a spec, its networks freshly made for a codec's data."""
-    _, size = codec.image
-    classes = len(codec.categories[spec.condition].values) if spec.condition else 0
-    return family(spec.family)(spec, (size.channels, size.height, size.width), classes, device)
+    kind = "tables" if codec.is_table else "images"
+    made = family(spec.family, kind)
+    if kind != spec.makes and spec.family in FAMILIES[kind]:
+        raise RaygenError(
+            f"these options of the family {spec.family!r} are not those for {kind}",
+            "for a table generator.of is tables; for images leave it out",
+        )
+    if kind != spec.makes:
+        raise RaygenError(f"the family {spec.family!r} does not make {kind}", f"these do: {', '.join(FAMILIES[kind])}")
+    layout: Layout = Tokens.of(codec.cells, spec.condition)
+    if not codec.is_table:
+        _, size = codec.image
+        layout = size.channels, size.height, size.width
+    classes = len(codec.category(spec.condition).values) if spec.condition else 0
+    return made(spec, layout, classes, device)
 
 
 def default_device() -> torch.device:

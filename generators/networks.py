@@ -6,12 +6,34 @@ of the class that is joined to the decoder's latent, or to the encoder's feature
 
 import itertools
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
 Shape = tuple[int, int, int]
 """Channels, height, width."""
+
+
+class Tokens(tuple[int, ...]):
+    """How many tokens each column of a table has, in their order.
+
+    Attributes:
+        condition: the index of the column that is always given, where there is one.
+    """
+
+    condition: int | None = None
+
+    @classmethod
+    def of(cls, cells: Mapping[str, int], condition: str | None) -> "Tokens":
+        """Of columns by their names."""
+        tokens = cls(cells.values())
+        tokens.condition = None if condition is None else [*cells].index(condition)
+        return tokens
+
+
+Layout = Shape | Tokens
+"""What a row is to the networks: an image, or a table's cells."""
 
 
 class DenseDecoder(nn.Module):

@@ -31,6 +31,6 @@ def normals(seed: int, purpose: str, rows: range, width: int) -> np.ndarray:
     return pairs.reshape(len(rows), 2 * raw.shape[1])[:, :width].astype(np.float32)
 
 
-def uniforms(seed: int, purpose: str, rows: range) -> np.ndarray:
-    """One uniform number in [0, 1) per row: float64, ``(len(rows),)``."""
-    return (words(seed, purpose, rows, 1)[:, 0] >> np.uint64(11)).astype(np.float64) * 2.0**-53
+def uniforms(seed: int, purpose: str, rows: range, width: int) -> np.ndarray:
+    """Uniform numbers in [0, 1) of rows: float64, ``(len(rows), width)``, one from each word."""
+    return (words(seed, purpose, rows, width) >> np.uint64(11)).astype(np.float64) * 2.0**-53

@@ -38,25 +38,36 @@ class Work(NamedTuple):
     seed: int
     strength: float
     format: FormatSpec
+    where: str
+    complete: bool
     output: str
     job: str | None
 
     def maker(self, device: str | None = None) -> Maker:
         generator = Generator.load(self.artifact, device)
-        return Maker(generator, self.plan, self.seed, self.strength, self.format)
+        where = json.loads(self.where)
+        return Maker(generator, self.plan, self.seed, self.strength, self.format, where, self.complete)
 
 
 def work(asked: AugmentSpec, planned: Plan, artifact: Folder, output: Output) -> Work:
     """What a worker has to know; a split comes with its shard."""
     small = replace(planned, of=planned.of and replace(planned.of, splits=()))
     strength = STRENGTH if asked.strength is None else asked.strength
-    return Work(artifact.uri, small, asked.seed, strength, asked.format, output.folder.uri, output.job)
+    where = json.dumps(asked.model_dump(mode="json")["where"])  # as text, by which workers are told apart
+    place = output.folder.uri
+    return Work(artifact.uri, small, asked.seed, strength, asked.format, where, asked.complete, place, output.job)
 
 
 def of_project(project: Project, generator: Generator) -> Plan:
-    """The plan of what the spec asks of its generator."""
+    """The plan of what the spec asks of its generator.
+
+    Raises:
+        RaygenError: the generator cannot make it.
+    """
     asked = project.augment
-    return plan(asked, generator, project.real if asked.variants or asked.include_real else None)
+    if asked.where is not None:
+        generator.codec.where(asked.where)  # or fail now, before any worker does
+    return plan(asked, generator, project.real if asked.of_real or asked.include_real else None)
 
 
 def document(project: Project, generator: Generator, planned: Plan) -> dict[str, Any]:
@@ -129,7 +140,8 @@ def sample(project: Project, wanted: range) -> pa.Table:
     start, stop = planned.new.start, planned.new.start + planned.new.rows
     if wanted.step != 1 or not start <= wanted.start < wanted.stop <= stop:
         raise RaygenError(f"{wanted} is not a range of rows of this dataset", f"it has the rows {start} to {stop - 1}")
-    maker = Maker(generator, planned, project.augment.seed, 0, project.augment.format)
+    asked = project.augment
+    maker = Maker(generator, planned, asked.seed, 0, asked.format, asked.where)
     return pa.concat_tables(maker.tables(Shard(0, "", wanted.start, wanted.stop)))
 
 
@@ -364,6 +376,10 @@ def _card(project: Project, generator: Generator, planned: Plan) -> list[str]:
             f"Each is one of {asked.variants} variants, the column `_variant`, of the row of that number of "
             f"`{asked.source or project.spec.dataset.path}`, whose other columns it has."
         )
+    if asked.where:
+        lines += [f"In all of them {name} is {wanted}." for name, wanted in asked.where.items()]
+    if asked.complete:
+        lines.append(f"What was known of them is that of `{asked.source}`; the rest was filled in.")
     if asked.include_real:
         lines.append("The column `_source` tells real rows from synthetic ones.")
     if counts := by_class(generator, planned):

@@ -13,9 +13,11 @@ from itertools import cycle, islice
 from typing import NamedTuple, Protocol
 
 import numpy as np
+import pyarrow as pa
 
 from raygen.datasets import stream
 from raygen.datasets.codec import Batch, Codec
+from raygen.datasets.parquet import Fragment
 
 WINDOW_ROWS, WINDOW_BYTES = 16_384, 1 << 27
 """At most so many rows, and bytes, among which streamed rows are mixed."""
@@ -137,12 +139,23 @@ class Streamed:
 def some(reader: stream.Reader, count: int, seed: int) -> Batch:
     """About so many rows, or all, in no order, from a few row groups: any of their rows, for data may be sorted."""
     random = np.random.default_rng(seed)
+    rows = reader.joined(_some(reader, count, seed, random))
+    order = random.permutation(_len(rows))
+    return {name: values[order] for name, values in rows.items()}
+
+
+def some_rows(reader: stream.Reader, count: int, seed: int) -> pa.Table:
+    """The same of a table, as they are in the source."""
+    random = np.random.default_rng(seed)
+    rows = reader.plain(_some(reader, count, seed, random))
+    return rows.take(pa.array(random.permutation(len(rows)))).combine_chunks()
+
+
+def _some(reader: stream.Reader, count: int, seed: int, random: np.random.Generator) -> list[stream.Piece]:
     parts = [part for part in zip(reader.source.fragments, reader.counts(), strict=True) if part[1]]
     places = [parts[index] for index in sorted(random.permutation(len(parts))[:PLACES])]
     each = -(-count // max(1, len(places)))
-    rows = reader.joined([stream.Piece(fragment, 0, min(each, count), seed) for fragment, count in places])
-    order = random.permutation(_len(rows))
-    return {name: values[order] for name, values in rows.items()}
+    return [stream.Piece(fragment, 0, min(each, count), seed) for fragment, count in places]
 
 
 def steps(rows: int, batch_size: int) -> int:
@@ -152,11 +165,13 @@ def steps(rows: int, batch_size: int) -> int:
 
 def row_bytes(codec: Codec) -> int:
     """Of an encoded row in memory."""
+    if codec.is_table:
+        return 8 * len(codec.cells)
     _, image = codec.image
     return image.channels * image.height * image.width + 8 * len(codec.categories)
 
 
-def pieces(parts: Iterable[tuple[stream.Fragment, int]], rows: range) -> list[stream.Piece]:
+def pieces(parts: Iterable[tuple[Fragment, int]], rows: range) -> list[stream.Piece]:
     """Where some rows are: of all that row groups, in their order, have so many of."""
     found, first = [], 0
     for fragment, count in parts:

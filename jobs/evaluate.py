@@ -7,42 +7,17 @@ What is evaluated is what ``augment`` will write: new rows, or variants of train
 """
 
 import hashlib
-import io
 import json
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
-import numpy as np
-from PIL import Image
-
-from raygen.datasets import stream
-from raygen.datasets.codec import Batch, Codec
-from raygen.errors import GateError, RaygenError
+from raygen.errors import GateError
 from raygen.generators import families
 from raygen.generators.base import STRENGTH
-from raygen.generators.generator import SAMPLES, Generator
-from raygen.jobs import progress
+from raygen.generators.generator import Generator
+from raygen.jobs import evaluate_images, evaluate_tables
 from raygen.jobs.project import REPORT, Project, read_json, write_json
-from raygen.metrics import fidelity
-from raygen.metrics.features import Classifier, Features, Pixels
 from raygen.spec import GateRule, Spec
-
-AGREEMENT_ROWS = 2000
-PER_CLASS = 10
-MOST_CLASSES = 20  # that pictures are shown of
-NEIGHBOURS = 8
-LIKELIHOOD_ROWS = 1000
-HIGHER = {"label_agreement", "classifier_score", "precision", "recall", "density", "coverage"}
-
-
-class Rows(NamedTuple):
-    """Images uint8 ``(n, channels, height, width)`` and class indices ``(n,)``, where there are any."""
-
-    images: np.ndarray
-    classes: np.ndarray | None
-
-    def take(self, rows: np.ndarray | slice) -> "Rows":
-        return Rows(self.images[rows], None if self.classes is None else self.classes[rows])
 
 
 def evaluate(project: Project) -> dict[str, Any]:
@@ -50,7 +25,7 @@ def evaluate(project: Project) -> dict[str, Any]:
 
     Returns:
         The report: ``verdict`` (``passed``, ``failed``, or ``no gate``), ``metrics`` (``name``, ``value``, ``ceiling``,
-        ``interval``, …), the gate's rules, figures by class, and what was compared.
+        ``interval``, …), the gate's rules, figures by class or by column, and what was compared.
 
     Raises:
         RaygenError: no generator has been trained.
@@ -60,37 +35,10 @@ def evaluate(project: Project) -> dict[str, Any]:
         return known
     project.report.check_writable()
     generator = Generator.load(artifact.uri)
-    spec = project.spec
-    codec = stream.fit(project.source, spec.dataset)
-    label = spec.generator.condition or next(iter(codec.categories), None)
-    training, held = (_rows(batch, codec, label) for batch in stream.load(project.source, codec, spec.dataset.holdout))
-    features, because = _features(training, codec, label, spec.train.seed)
-    seed = spec.train.seed
-    strength = _strength(spec)
-    if strength is None:
-        made = generator.tensors(range(AGREEMENT_ROWS), seed, generator.classes(range(AGREEMENT_ROWS), seed))
-        synthetic = _rows(made, codec, spec.generator.condition)
-    else:
-        chosen = np.random.default_rng(seed).permutation(len(training.images))
-        synthetic = variants(generator, training.take(chosen[:AGREEMENT_ROWS]), AGREEMENT_ROWS, seed, strength)
-
-    with progress.bar("evaluate", 3, "steps") as shown:
-        metrics = _distribution(features, synthetic, held, seed)
-        shown.update(1)
-        by_class: list[dict[str, Any]] = []
-        if isinstance(features, Classifier):
-            assert label is not None
-            values = [str(value) for value in codec.categories[label].values]
-            agreement, by_class = _agreement(features, synthetic, held, values)
-            metrics = [agreement, *metrics]
-        else:
-            metrics = [_missing(name, because) for name in ("label_agreement", "classifier_score")] + metrics
-        if generator.sampler.has_likelihood:
-            metrics = [*metrics, _likelihood(generator, held, seed, strength)]
-        shown.update(2)
-        _pictures(project, generator, features, training, codec, seed, strength)
-        shown.update(3)
-    gate = [_judge(rule, metrics) for rule in spec.gate]
+    spec, strength = project.spec, _strength(project.spec)
+    compare = evaluate_tables.compare if generator.codec.is_table else evaluate_images.compare
+    compared = compare(project, generator, strength)
+    gate = [_judge(rule, compared["metrics"]) for rule in spec.gate]
     report = {
         "verdict": "no gate" if not gate else "passed" if all(rule["passed"] for rule in gate) else "failed",
         "project": spec.name,
@@ -98,16 +46,8 @@ def evaluate(project: Project) -> dict[str, Any]:
         "family": spec.generator.family,
         "condition": spec.generator.condition,
         "variants": strength is not None,
-        "features": features.name,
-        "rows": {
-            "training": len(training.images),
-            "held_out": len(held.images),
-            "compared": min(len(held.images) // 2, AGREEMENT_ROWS),
-            "label_agreement": AGREEMENT_ROWS,
-        },
-        "metrics": metrics,
         "gate": gate,
-        "by_class": by_class,
+        **compared,
         "inputs": _inputs(project),
     }
     write_json(project.report, REPORT, report)
@@ -148,130 +88,6 @@ def _strength(spec: Spec) -> float | None:
     return None if families.family(spec.generator.family).learns else STRENGTH
 
 
-def variants(generator: Generator, real: Rows, count: int, seed: int, strength: float) -> Rows:
-    """Variants of rows, with their labels: the first of each row, then the second of each, until there are ``count``."""
-    classes = None if generator.spec.condition is None else real.classes
-    turns = range(1, 1 + -(-count // len(real.images)))
-    n = range(len(real.images))
-    made = [generator.variants(real.images, n, seed, classes, turn, strength) for turn in turns]
-    return real.take(np.arange(count) % len(n))._replace(images=np.concatenate(made)[:count])
-
-
-def _rows(batch: Batch, codec: Codec, label: str | None) -> Rows:
-    return Rows(batch[codec.image[0]], None if label is None else batch[label])
-
-
-def _features(training: Rows, codec: Codec, label: str | None, seed: int) -> tuple[Features, str]:
-    """A classifier trained on the real training rows; where it cannot be trained, pixels, and why."""
-    if label is None or training.classes is None:
-        return Pixels.fit(training.images), "the data has no category column to train a classifier on"
-    present = np.unique(training.classes)
-    if len(present) < 2:
-        return Pixels.fit(training.images), f"the training rows have one value of {label!r} only"
-    with progress.bar("classifier", 1, "epochs") as shown:
-
-        def tell(done: int, total: int) -> None:
-            shown.total = total
-            shown.update(done)
-
-        classes = len(codec.categories[label].values)
-        return Classifier.fit(training.images, training.classes, classes, seed, progress=tell), ""
-
-
-def _distribution(features: Features, synthetic: Rows, held: Rows, seed: int) -> list[dict[str, Any]]:
-    """Metrics of one set of rows against another: synthetic against half of the held-out rows, beside its other half."""
-    order = np.random.default_rng(seed).permutation(len(held.images))
-    n = min(len(order) // 2, len(synthetic.images))
-    if n == 0:
-        because = f"{len(held.images)} rows are held out, too few to compare with"
-        return [_missing(name, because) for name in ("frechet_distance", *fidelity.Manifold._fields)]
-    halves = held.images[order[:n]], held.images[order[n : 2 * n]]
-    reference, ceiling, candidate = (features(images) for images in (*halves, synthetic.images[:n]))
-    scored: list[dict[str, Any]] = []
-
-    def score(name: str, statistic: Callable[[np.ndarray], float], rows: np.ndarray, real: np.ndarray) -> None:
-        try:
-            interval = fidelity.bootstrap_interval(statistic, rows, seed=seed, resamples=50)
-            scored.append(_metric(name, statistic(rows), statistic(real), interval, features.name, n))
-        except RaygenError as error:
-            scored.append(_missing(name, error.what))
-
-    def manifold(name: str) -> Callable[[np.ndarray], float]:
-        return lambda rows: float(getattr(fidelity.precision_recall_density_coverage(reference, rows), name))
-
-    score("frechet_distance", lambda rows: fidelity.frechet_distance(reference, rows), candidate, ceiling)
-    for name in fidelity.Manifold._fields:
-        score(name, manifold(name), candidate, ceiling)
-    if isinstance(features, Classifier):
-        probabilities = (features.probabilities(images) for images in (synthetic.images[:n], halves[1]))
-        score("classifier_score", fidelity.classifier_score, *probabilities)
-    return scored
-
-
-def _agreement(
-    classifier: Classifier, synthetic: Rows, held: Rows, values: list[str]
-) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Label agreement, over all rows and by class; its ceiling is the classifier's accuracy on held-out real rows."""
-    if synthetic.classes is None:
-        return _missing("label_agreement", "the generator has no condition, so its rows have no label"), []
-    if held.classes is None or not len(held.images):
-        return _missing("label_agreement", "no rows are held out"), []
-    known = held.take(held.classes >= 0)
-    made, real = classifier.probabilities(synthetic.images), classifier.probabilities(known.images)
-    share, n = fidelity.label_agreement(made, synthetic.classes), len(made)
-    interval = fidelity.wilson_interval(round(share * n), n)
-    ceiling = fidelity.label_agreement(real, np.asarray(known.classes))
-    of_made = fidelity.label_agreement_by_class(made, synthetic.classes, len(values))
-    of_real = fidelity.label_agreement_by_class(real, np.asarray(known.classes), len(values))
-    by_class = [
-        {"class": value, "label_agreement": _number(a), "ceiling": _number(b)}
-        for value, a, b in zip(values, of_made, of_real, strict=True)
-    ]
-    return _metric("label_agreement", share, ceiling, interval, classifier.name, n), by_class
-
-
-def _likelihood(generator: Generator, held: Rows, seed: int, strength: float | None) -> dict[str, Any]:
-    """Nats that held-out rows cost on average. Real data has no such figure of its own, so there is no ceiling."""
-    name = "negative_log_likelihood"
-    if strength is not None:
-        return _missing(name, "it says how likely new rows are, and these are variants")
-    known = held if generator.spec.condition is None or held.classes is None else held.take(held.classes >= 0)
-    shown = known.take(np.random.default_rng(seed).permutation(len(known.images))[:LIKELIHOOD_ROWS])
-    n = len(shown.images)
-    if n == 0:
-        return _missing(name, "no rows are held out")
-    classes = None if generator.spec.condition is None else shown.classes
-    try:
-        nats = -generator.log_likelihood(shown.images, range(n), seed, classes)
-    except RaygenError as error:
-        return _missing(name, error.what)
-    interval = fidelity.bootstrap_interval(lambda rows: float(rows.mean()), nats, seed=seed)
-    return {**_metric(name, nats.mean(), None, interval, "likelihood", n), "samples": SAMPLES}
-
-
-def _metric(
-    name: str, value: float, ceiling: float | None, interval: fidelity.Interval, features: str, rows: int
-) -> dict[str, Any]:
-    return {
-        "name": name,
-        "value": float(value),
-        "ceiling": None if ceiling is None else float(ceiling),
-        "interval": [float(interval[0]), float(interval[1])],
-        "better": "higher" if name in HIGHER else "lower",
-        "features": features,
-        "rows": rows,
-    }
-
-
-def _missing(name: str, because: str) -> dict[str, Any]:
-    nothing = {"value": None, "ceiling": None, "interval": None}
-    return {"name": name, **nothing, "better": "higher" if name in HIGHER else "lower", "because": because}
-
-
-def _number(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)
-
-
 def _judge(rule: GateRule, metrics: list[dict[str, Any]]) -> dict[str, Any]:
     """Whether a rule of the gate is met; one about a metric that was not computed is not."""
     metric = next((metric for metric in metrics if metric["name"] == rule.metric), None)
@@ -284,51 +100,3 @@ def _judge(rule: GateRule, metrics: list[dict[str, Any]]) -> dict[str, Any]:
     elif rule.max is not None and value > rule.max:
         passed, because = False, f"{because}, the most is {rule.max:.4g}"
     return {**rule.model_dump(), "value": value, "passed": passed, "because": because}
-
-
-def _pictures(
-    project: Project,
-    generator: Generator,
-    features: Features,
-    training: Rows,
-    codec: Codec,
-    seed: int,
-    strength: float | None,
-) -> None:
-    """Beside the report: real and synthetic rows by class, and synthetic rows with their nearest training rows.
-
-    Where ``strength`` says that they are variants, they are shown as columns, each below the real row that it varies.
-    """
-    condition = generator.spec.condition
-    classes = range(min(MOST_CLASSES, len(codec.categories[condition].values)) if condition else PER_CLASS)
-    real, made = [], []
-    for index in classes:
-        if condition is None or training.classes is None:
-            pool, given = np.arange(index * PER_CLASS, (index + 1) * PER_CLASS) % len(training.images), None
-        else:
-            pool, given = np.flatnonzero(training.classes == index), np.full(PER_CLASS, index)
-        if not len(pool):
-            continue  # held-out rows alone have this class
-        real.append(training.images[pool[np.arange(PER_CLASS) % len(pool)]])
-        if strength is None:
-            rows = range(index * PER_CLASS, (index + 1) * PER_CLASS)
-            made.append(generator.tensors(rows, seed, given)[codec.image[0]])
-        else:
-            varied = Rows(real[-1][:1], None if given is None else given[:1])
-            made.append(variants(generator, varied, PER_CLASS, seed, strength).images)
-    shown = np.concatenate(made)[:: max(1, len(made) * PER_CLASS // NEIGHBOURS)][:NEIGHBOURS]
-    nearest, _ = fidelity.nearest(features(shown), features(training.images))
-    if strength is not None:
-        made = list(np.stack([np.concatenate([row[:1], column]) for row, column in zip(real, made, strict=True)], axis=1))
-    for name, rows_ in (("real", real), ("synthetic", made), ("neighbours", [shown, training.images[nearest]])):
-        project.report.write(f"{name}.png", grid(rows_))
-
-
-def grid(rows: list[np.ndarray]) -> bytes:
-    """A PNG of rows of images, each uint8 ``(n, channels, height, width)`` with the same n, one pixel apart."""
-    images = np.stack(rows)
-    padded = np.pad(images, ((0, 0), (0, 0), (0, 0), (1, 1), (1, 1)), constant_values=128)
-    across = padded.transpose(0, 3, 1, 4, 2).reshape(padded.shape[0] * padded.shape[3], -1, padded.shape[2])
-    buffer = io.BytesIO()
-    Image.fromarray(across[:, :, 0] if across.shape[2] == 1 else across).save(buffer, "PNG")
-    return buffer.getvalue()

@@ -4,6 +4,7 @@ import math
 import re
 import tempfile
 
+import pyarrow as pa
 import yaml
 
 from raygen.datasets import samples, schema, stream
@@ -13,7 +14,12 @@ from raygen.spec import DataField, ImageField
 
 STORAGE, BESIDE = "./store", "./_store"
 """Where a project keeps things; and where, if the data is all around: names that begin with _ are not read as data."""
+GATE = "gate:                           # rules that a generator must meet before rows are written"
 LOOKED_AT = 1000
+LOOKED_AT_TABLES = 10_000
+CELLS_LOOKED_AT = 2_000_000
+CLASSES = 20
+"""A category of at most so many values may be one to balance."""
 
 
 def first_spec(data: str) -> str:
@@ -27,34 +33,25 @@ def first_spec(data: str) -> str:
     """
     with tempfile.TemporaryDirectory() as elsewhere:  # where a sample is looked at
         source = stream.scan(data, Folder(elsewhere))
-        table = stream.head(source, LOOKED_AT)
+        table = _look(source)
     if not source.rows:
         raise DataError(f"{data}: the dataset has no rows", "give Parquet with rows")
-    fields, left_out = schema.infer(table, data)
+    fields, left_out = schema.infer(table, data, whole=len(table) == source.rows)
     images = [name for name, field in fields.items() if isinstance(field, ImageField)]
-    if not images:
-        found = "; ".join([f"{name}: a category" for name in fields] + [f"{name}: {why}" for name, why in left_out.items()])
-        raise DataError(f"{data}: has no image column ({found})", "the families of today make images")
     for name in images[1:]:
         left_out[name] = "a generator makes one image column; this is the second"
         del fields[name]
-    # One value alone is nothing to ask for, nor could a classifier be trained to check it.
-    categories = [name for name, field in fields.items() if field.kind == "category"]
-    label = next((name for name in categories if len(table[name].unique()) > 1), None)
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", data.removeprefix(samples.PREFIX).rstrip("/").rsplit("/", 1)[-1])
     name = name.removesuffix(".parquet").strip("-._*") or "dataset"
-    return _yaml(name, data, source.rows, fields, left_out, label)
-
-
-def _yaml(name: str, data: str, rows: int, fields: dict[str, DataField], left_out: dict[str, str], label: str | None) -> str:
     columns = [f"    {_quoted(column)}: {_flow(field)}{_resized(field)}" for column, field in fields.items()]
     columns += [f"    # {_printable(column)}: left out: {_printable(reason)}" for column, reason in left_out.items()]
-    condition = f", condition: {_quoted(label)}" if label else ""
-    balance = f", balance: {_quoted(label)}" if label else ""
-    gate = [
-        "gate:                           # rules that a generator must meet before rows are written",
-        "  - {metric: label_agreement, min: 0.9}",
-    ]
+    # One value alone is nothing to ask for, nor could a classifier be trained to check it.
+    classes = {column: len(table[column].unique()) for column, field in fields.items() if field.kind == "category"}
+    labels = [column for column, count in classes.items() if count > 1]
+    if images:
+        rest = _of_images(source.rows, labels[0] if labels else None)
+    else:  # the label of a table is the last column more often than the first
+        rest = _of_table(source.rows, next((label for label in reversed(labels) if classes[label] <= CLASSES), None))
     storage = BESIDE if stream.holds(data, Folder(STORAGE)) else STORAGE
     return "\n".join(
         [
@@ -62,21 +59,63 @@ def _yaml(name: str, data: str, rows: int, fields: dict[str, DataField], left_ou
             f"storage: {storage:<22} # or s3://bucket/prefix; runs, generators and datasets live here",
             "dataset:",
             f"  path: {_quoted(data)}",
-            f"  schema:                       # the columns to use, as {min(LOOKED_AT, rows):,} of {rows:,} rows look",
+            f"  schema:                       # the columns to use, as {len(table):,} of {source.rows:,} rows look",
             *columns,
             "  holdout: 0.2                  # never trained on; what every metric is compared with",
-            f"generator: {{family: gan{condition}}}   # gan, vae or autoencoder; asked for rows by its condition",
-            "train:",
-            "  workers: auto                 # one per GPU, or one; more train data-parallel",
-            "  epochs: 40",
-            f"  batch_size: {64 if rows >= 500 else 8}                # over all workers",
-            "  precision: auto               # bf16 where the GPU has it, else fp32",
-            "  seed: 0",
-            *(gate if label else []),
-            f"augment: {{rows: {max(rows, 1000) * 2}{balance}, seed: 7}}",
+            *rest,
             "",
         ]
     )
+
+
+def _look(source: stream.Source) -> pa.Table:
+    """The first rows of images; rows from all over a table."""
+    if schema.has_images(source.arrow):
+        return stream.head(source, LOOKED_AT)
+    rows = min(LOOKED_AT_TABLES, max(LOOKED_AT, CELLS_LOOKED_AT // max(1, len(source.arrow))))
+    return stream.spread(source, rows)
+
+
+def _of_images(rows: int, label: str | None) -> list[str]:
+    condition = f", condition: {_quoted(label)}" if label else ""
+    balance = f", balance: {_quoted(label)}" if label else ""
+    gate = [GATE, "  - {metric: label_agreement, min: 0.9}"]
+    return [
+        f"generator: {{family: gan{condition}}}   # gan, vae or autoencoder; asked for rows by its condition",
+        *_train(40, 64 if rows >= 500 else 8, []),
+        *(gate if label else []),
+        f"augment: {{rows: {max(rows, 1000) * 2}{balance}, seed: 7}}",
+    ]
+
+
+def _of_table(rows: int, label: str | None) -> list[str]:
+    """A batch is at most a tenth of the rows, so that there are enough steps."""
+    batch = min(1024, max(2, 2 ** int(math.log2(max(2, rows // 10)))))
+    column = "" if label is None else _quoted(label)
+    hint = [f"  # or, with condition: {column} above, as many rows of each: balance: {column}"] if label else []
+    return [
+        "generator: {family: autoregressive}   # or vae, or gan",
+        *_train(25 if rows >= LOOKED_AT_TABLES else 100, batch, ["  schedule: cosine              # of the learning rate"]),
+        GATE,
+        "  - {metric: quality, min: 0.9}",
+        "augment:",
+        f"  rows: {max(rows, 1000)}",
+        "  # only such rows as: where: {column: value, another: [least, most]}",
+        *hint,
+        "  seed: 7",
+    ]
+
+
+def _train(epochs: int, batch_size: int, more: list[str]) -> list[str]:
+    return [
+        "train:",
+        "  workers: auto                 # one per GPU, or one; more train data-parallel",
+        f"  epochs: {epochs}",
+        f"  batch_size: {batch_size:<18}# over all workers",
+        *more,
+        "  precision: auto               # bf16 where the GPU has it, else fp32",
+        "  seed: 0",
+    ]
 
 
 def _flow(field: DataField) -> str:

@@ -56,8 +56,9 @@ def describe(project: Project) -> list[tuple[str, str]]:
             ("augment", f"{_asked(project)}, workers: {spec.augment.workers} -> {project.output.folder.uri}"),
             ("", _existing(project)),
         ]
+    made = {"image"} if not spec.is_table else {field.kind for field in spec.dataset.fields.values()}
     unused = [
-        name for name, field in spec.dataset.fields.items() if field.kind != "image" and name != spec.generator.condition
+        name for name, field in spec.dataset.fields.items() if field.kind not in made and name != spec.generator.condition
     ]
     if unused:
         lines.append(("left out", f"columns that the generator does not make: {', '.join(unused)}"))
@@ -70,6 +71,8 @@ def _asked(project: Project) -> str:
     real = " beside the real ones" if asked.include_real else ""
     if asked.variants:
         return f"{asked.variants} variants of each of {project.real.rows:,} rows{real}, {shards}"
+    if asked.complete:
+        return f"{project.real.rows:,} rows of {asked.source} completed, {shards}"
     if asked.classes is not None:
         return f"{sum(asked.classes.values()):,} rows{real}, {shards}"
     if asked.rows is not None:

@@ -8,7 +8,8 @@ from urllib.parse import quote
 
 import numpy as np
 
-from raygen.datasets.stream import Fragment, Source
+from raygen.datasets.parquet import Fragment
+from raygen.datasets.stream import Source
 from raygen.errors import RaygenError
 from raygen.generators import noise
 from raygen.generators.generator import Generator
@@ -156,13 +157,15 @@ def plan(asked: AugmentSpec, generator: Generator, real: Source | None, counts: 
     """
     of = None
     if real is not None:
-        copies = (asked.variants or 0) + asked.include_real
+        made = asked.variants or int(asked.complete)
+        copies = made + asked.include_real
         cut = tuple(splits(real.fragments, max(1, asked.shard_rows // copies)))
-        of = Variants(cut, asked.variants or 0, asked.include_real)
-    if asked.variants:
+        of = Variants(cut, made, asked.include_real)
+    if asked.of_real:
         return Plan(None, of)
     condition, folders = generator.spec.condition, None
-    if counts is None and condition is not None:
+    free = asked.where is not None and asked.balance is None and asked.classes is None  # then it is what goes with the rest
+    if counts is None and condition is not None and not free:
         counts = _counts(asked, generator, condition)
     rows = asked.rows if counts is None else sum(counts)
     assert rows is not None

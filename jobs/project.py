@@ -10,7 +10,7 @@ from raygen.datasets import stream
 from raygen.datasets.commit import Output
 from raygen.datasets.storage import Folder
 from raygen.errors import DataError, OutputError, RaygenError, SpecError
-from raygen.spec import AugmentSpec, Spec
+from raygen.spec import LEARNT_OF_TABLES, AugmentSpec, DataField, Spec
 
 REPORT = "report.json"
 """What ``evaluate`` has found, in the folder ``report``."""
@@ -92,19 +92,32 @@ class Project:
             DataError: as of ``source``; or it has a column of a name that raygen uses.
         """
         path, dataset = self.augment.source, self.spec.dataset
-        names = {self.spec.generator.condition} | {name for name, field in dataset.fields.items() if field.kind == "image"}
-        needed = {name: field for name, field in dataset.fields.items() if name in names}
         if path is not None:
             self._check_apart("augment.source", path)
         source = self.source if path is None else stream.open_source(
-            dataset.model_copy(update={"path": path, "fields": needed}), self.storage
+            dataset.model_copy(update={"path": path, "fields": self._needed(path)}), self.storage
         )  # fmt: skip
-        if self.augment.variants and (taken := sorted({"_row", "_variant", "_source"} & {*source.arrow.names})):
+        if self.augment.of_real and (taken := sorted({"_row", "_variant", "_source"} & {*source.arrow.names})):
             raise DataError(
                 f"{path or dataset.path}: has a column {taken[0]!r}, a name that raygen uses",
                 "rename it, or leave it out of the data",
             )
         return source
+
+    def _needed(self, path: str) -> dict[str, DataField]:
+        """The columns that rows to vary or to complete must have."""
+        fields = self.spec.dataset.fields
+        if self.augment.complete:
+            there = stream.scan(path, self.storage).arrow.names
+            if not any(name in fields for name in there):
+                raise DataError(
+                    f"{path}: has no column of dataset.schema, so nothing is known of its rows",
+                    f"its columns are: {', '.join(there)}; to make new rows, leave augment.complete out",
+                )
+            return {name: field for name, field in fields.items() if name in there}
+        if self.spec.is_table:
+            return {n: field for n, field in fields.items() if self.augment.include_real or field.kind in LEARNT_OF_TABLES}
+        return {n: field for n, field in fields.items() if field.kind == "image" or n == self.spec.generator.condition}
 
     def _check_apart(self, name: str, path: str) -> None:
         """Fail where what the jobs write would be part of what they read the next time."""

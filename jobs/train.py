@@ -16,7 +16,7 @@ from pyarrow.fs import FSSpecHandler, PyFileSystem
 from torch import Tensor
 
 from raygen.datasets import stream
-from raygen.datasets.codec import Batch, Codec
+from raygen.datasets.codec import CELLS, Batch, Codec
 from raygen.datasets.storage import Folder
 from raygen.errors import DataError, OutputError, RaygenError, ResourceError
 from raygen.generators import artifact, families
@@ -59,7 +59,7 @@ def train(project: Project) -> Folder:
     spec = project.spec
     project.folder.check_writable()
     codec = stream.fit(project.source, spec.dataset)
-    chosen = codec.select([codec.image[0], spec.generator.condition])
+    chosen = codec.made(spec.generator.condition)
     fresh = untrained(spec.generator, chosen, torch.device("cpu"))
     if not families.family(spec.generator.family).learns:
         project.run.write("spec.yaml", spec.to_yaml().encode())
@@ -82,8 +82,9 @@ def train(project: Project) -> Folder:
         raise RaygenError(stopped["what"], stopped["hint"])
     diversity = (project.result() or {}).get("metrics", {}).get("diversity", math.nan)
     if diversity < watch.COLLAPSED:
+        alike = "its rows look" if codec.is_table else "its pictures of a class look"
         progress.say(
-            f"its pictures of a class look alike: their diversity is {diversity:.2f} of that of real ones "
+            f"{alike} alike: their diversity is {diversity:.2f} of that of real ones "
             "(collapse: it may need longer; of a gan, see r1, diff_augment and spectral_norm in the README)"
         )
     return project.trained()
@@ -165,14 +166,15 @@ def _fits(cache: bool | str, size: int) -> bool:
 def _watched(spec: Spec, reader: stream.Reader) -> dict[str, Batch]:
     """Some real rows: what probes are compared with, and what the watch, where there is one, learns and compares."""
     options, condition, codec = spec.train, spec.generator.condition, reader.codec
-    name, image = codec.image
     rows = {"some": batches.some(reader, max(watch.PROBES, min(SOME, SOME_BYTES // batches.row_bytes(codec))), options.seed)}
     if options.watch is not None:
         held = stream.Reader(reader.source, codec, reader.holdout, held=True)
-        learnt = min(CLASSIFIED, CLASSIFIED_PIXELS // (min(image.height, features.SIDE) * min(image.width, features.SIDE)))
-        rows["training"] = batches.some(reader, learnt, options.seed)
+        if not codec.is_table:
+            _, image = codec.image
+            pixels = min(image.height, features.SIDE) * min(image.width, features.SIDE)
+            rows["training"] = batches.some(reader, min(CLASSIFIED, CLASSIFIED_PIXELS // pixels), options.seed)
         rows["held"] = batches.some(held, options.watch.rows, options.seed)
-        if (count := len(rows["held"][name])) < FEWEST:
+        if (count := len(rows["held"][stream.ROW])) < FEWEST:
             raise DataError(
                 f"train.watch: {count} rows are held out, too few to compare with",
                 f"raise dataset.holdout, give more data, or leave train.watch out; it takes {FEWEST} rows",
@@ -228,7 +230,7 @@ def _learn(config: dict[str, Any]) -> None:
         source = ray.get(config["source"])
         reader = stream.Reader(source, codec, spec.dataset.holdout, busy=config["busy"])
         rows = Streamed(reader, options.batch_size, options.seed, share, options.epochs)
-    tensors = partial(_tensors, image=codec.image[0], condition=spec.generator.condition, device=device)
+    tensors = partial(_tensors, codec=codec, condition=spec.generator.condition, device=device)
 
     torch.manual_seed(options.seed)
     family = untrained(spec.generator, codec, device)
@@ -237,10 +239,10 @@ def _learn(config: dict[str, Any]) -> None:
         network.to(memory_format=torch.channels_last)
     run, notes = Folder(config["run"]), None
     if share.rank == 0:
-        watched, condition = ray.get(config["watched"]), spec.generator.condition
+        watched = ray.get(config["watched"])
         some = list(InMemory(watched["some"], watch.PROBES, options.seed, Share(0, 1)).once())
-        probes = watch.Probes(some[0][codec.image[0]], some[0].get(str(condition)), options.seed)
-        notes = watch.Notes(probes, lambda: watch.Judge.of(options, watched, codec, condition), run, some)
+        make = watch.Making(spec.generator, codec, options.seed)
+        notes = watch.Notes(watch.Probes.of(make, some[0]), lambda: watch.judge(make, watched), run, some)
     loop = Loop(options, family, rows, share, run, tensors, notes)
     if config["start"] is not None and not loop.done:
         begin(family, Folder(config["start"]))
@@ -318,15 +320,17 @@ def _export(sampler: Sampler, codec: Codec, spec: Spec, config: dict[str, Any], 
         "spec": spec.model_dump(mode="json", by_alias=True),
         "metrics": metrics,
     }
-    generator = Generator(spec.generator, codec, sampler, lineage=lineage)
+    generator = Generator(spec.generator, codec, sampler, sampler.tile, lineage)
     folder = Folder(config["project"]) / "generators" / generator.digest
     if not folder.exists(artifact.DOCUMENT):
         generator.save(folder)
     write_json(run, "result.json", {"digest": generator.digest, "epochs": last.get("epoch", 0), "metrics": metrics})
 
 
-def _tensors(batch: Batch, image: str, condition: str | None, device: torch.device) -> tuple[Tensor, Tensor | None]:
-    """Images in [-1, 1], and class indices."""
-    images = torch.from_numpy(batch[image]).to(device, non_blocking=True).float().div_(127.5).sub_(1)
+def _tensors(batch: Batch, codec: Codec, condition: str | None, device: torch.device) -> tuple[Tensor, Tensor | None]:
+    """Images in [-1, 1], and class indices; or a table's cells, which the class is one of."""
+    if codec.is_table:
+        return torch.from_numpy(batch[CELLS]).to(device, non_blocking=True), None
+    images = torch.from_numpy(batch[codec.image[0]]).to(device, non_blocking=True).float().div_(127.5).sub_(1)
     classes = None if condition is None else torch.from_numpy(batch[condition]).to(device, non_blocking=True)
     return images.contiguous(memory_format=torch.channels_last), classes

@@ -13,11 +13,12 @@ import numpy as np
 import pyarrow as pa
 from pydantic import NonNegativeInt, TypeAdapter, ValidationError, conlist
 
-from raygen.datasets import images, stream
+from raygen.datasets import images, parquet, stream
 from raygen.datasets.commit import Output, differing, intact, row_groups
 from raygen.datasets.storage import Folder
 from raygen.errors import DataError, OutputError
-from raygen.generators.generator import TILE, Generator, default_device, versions
+from raygen.generators.base import TILE
+from raygen.generators.generator import Generator, default_device, versions
 from raygen.jobs import augment, progress
 from raygen.jobs.plan import Plan, Shard, plan
 from raygen.jobs.shards import ROWS_AT_ONCE, VARIANT
@@ -168,7 +169,7 @@ def _sha256(output: Output, name: str) -> str:
 def _footer_rows(output: Output, name: str) -> int | None:
     """How many rows a file says it has; None where its footer cannot be read, which its hash has told."""
     try:
-        return int(stream.read_footer(output.data, name).num_rows)
+        return int(parquet.read_footer(output.data, name).num_rows)
     except DataError:
         return None
 
@@ -200,7 +201,8 @@ def _work(
     counts, condition = job["counts"], made.spec.condition
     classes = 0 if condition is None else len(made.codec.categories[condition].values)
     try:
-        asked, real = AugmentSpec.model_validate(job["augment"]), None
+        source = {"source": job["source"]} if job["augment"].get("complete") else {}  # elsewhere a plan leaves it out
+        asked, real = AugmentSpec.model_validate({**job["augment"], **source}), None
         if counts is not None:
             TypeAdapter(conlist(NonNegativeInt, min_length=classes, max_length=classes)).validate_python(counts)
     except ValidationError:
@@ -319,9 +321,9 @@ class _Checker:
         return size, [f"{name}, row {first[0]}: {first[1]}{more}"]
 
     def _read(self, file: str, at: int, rows: int) -> Iterator[pa.Table]:
-        groups = stream.read_footer(self.output.data, file).num_row_groups
+        groups = parquet.read_footer(self.output.data, file).num_row_groups
         uri = f"{self.output.data.uri}/{file}"
-        yield from row_groups(stream.read_rows(uri, range(groups), at, rows, ROWS_AT_ONCE), ROWS_AT_ONCE)
+        yield from row_groups(parquet.read_rows(uri, range(groups), at, rows, ROWS_AT_ONCE), ROWS_AT_ONCE)
 
     def _different(self, there: pa.Table, here: pa.Table) -> Iterator[tuple[int, list[str]]]:
         """The rows that are not the same, and in which columns."""

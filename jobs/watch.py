@@ -8,21 +8,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from raygen.datasets.codec import Batch, Codec
+from raygen.datasets.codec import CELLS, Batch, Codec
 from raygen.datasets.storage import Folder
-from raygen.generators import noise
 from raygen.generators.base import Sampler
-from raygen.generators.generator import TILE
-from raygen.jobs.evaluate import HIGHER
-from raygen.metrics import fidelity
+from raygen.generators.generator import Generator, classes_of
+from raygen.jobs.figures import HIGHER
+from raygen.metrics import fidelity, tables
 from raygen.metrics.features import Classifier, Features, Pixels
-from raygen.spec import TrainSpec
+from raygen.spec import GeneratorSpec
 
 EXPLODED = 100.0
 """Times what a loss was at first."""
@@ -41,84 +39,133 @@ def unsound(losses: Mapping[str, float], first: Mapping[str, float]) -> str:
     return ""
 
 
+@dataclass(frozen=True)
+class Making:
+    """How rows are made with a sampler in training: as a generator makes them, the same ones every time."""
+
+    spec: GeneratorSpec
+    codec: Codec
+    seed: int
+
+    def rows(self, sampler: Sampler, count: int, classes: np.ndarray | None) -> np.ndarray:
+        """So many rows, encoded; the sampler is left in the mode that it was in."""
+        training = sampler.training
+        sampler.eval()
+        made = Generator(self.spec, self.codec, sampler, sampler.tile).tensors(range(count), self.seed, classes)
+        sampler.train(training)
+        return self.encoded(made)
+
+    def encoded(self, batch: Batch) -> np.ndarray:
+        """Of a batch: images uint8 ``(n, channels, height, width)``, or cells float64 ``(n, columns)``."""
+        return batch[CELLS if self.codec.is_table else self.codec.image[0]]
+
+    def classes(self, batch: Batch) -> np.ndarray | None:
+        """Of a batch: int64 ``(n,)``, or None where the generator has no condition."""
+        return classes_of(batch, self.spec, self.codec)
+
+
 @dataclass
 class Probes:
     """Rows made of the same noise and for the same classes every time, and real rows of those classes.
 
     Attributes:
-        real: uint8 ``(n, channels, height, width)``.
+        real: encoded.
         classes: ``(n,)``, or None.
     """
 
+    make: Making
     real: np.ndarray
     classes: np.ndarray | None
-    seed: int
+
+    @classmethod
+    def of(cls, make: Making, rows: Batch) -> "Probes":
+        return cls(make, make.encoded(rows), make.classes(rows))
 
     def made(self, sampler: Sampler) -> np.ndarray:
-        return generated(sampler, self.classes, len(self.real), self.seed)
+        return self.make.rows(sampler, len(self.real), self.classes)
 
     def diversity(self, made: np.ndarray) -> float:
-        """The mean distance between two rows of a class, in pixels, relative to that of real rows: near 0 when all rows of
-        a class look the same, which is what a GAN does when it collapses."""
+        """How much two rows of a class differ on average, relative to real rows: near 0 when all rows of a class look the
+        same, which is what a GAN does when it collapses. Images by their distance in pixels, rows of a table by the share
+        of columns that are not in the same bin."""
         real = _spread(self.real, self.classes)
         return _spread(made, self.classes) / real if real else math.nan
 
 
-def _spread(images: np.ndarray, classes: np.ndarray | None) -> float:
-    flat = images.reshape(len(images), -1).astype(np.float64)
-    squares = (flat**2).sum(1)
-    distances = np.sqrt(np.maximum(squares[:, None] + squares - 2 * flat @ flat.T, 0))
-    pairs = ~np.eye(len(images), dtype=bool)
+def _spread(rows: np.ndarray, classes: np.ndarray | None) -> float:
+    if rows.dtype == np.uint8:
+        flat = rows.reshape(len(rows), -1).astype(np.float64)
+        squares = (flat**2).sum(1)
+        distances = np.sqrt(np.maximum(squares[:, None] + squares - 2 * flat @ flat.T, 0))
+    else:
+        tokens = np.floor(rows)
+        distances = (tokens[:, None] != tokens).mean(2)
+    pairs = ~np.eye(len(rows), dtype=bool)
     if classes is not None:
         pairs &= classes[:, None] == classes
     return float(distances[pairs].mean()) if pairs.any() else 0.0
 
 
-def generated(sampler: Sampler, classes: np.ndarray | None, count: int, seed: int) -> np.ndarray:
-    """Rows of a sampler in training, uint8; it is left in the mode that it was in."""
-    device = next(iter([*sampler.parameters(), *sampler.buffers()])).device
-    training = sampler.training
-    sampler.eval()
-    made = []
-    with torch.inference_mode():
-        for first in range(0, count, TILE):
-            rows = range(first, min(first + TILE, count))
-            z = torch.from_numpy(noise.normals(seed, "watch", rows, sampler.noise)).to(device)
-            of = None if classes is None else torch.tensor(classes[first : rows.stop], device=device)
-            made.append(sampler(z, of).float().add(1).mul(127.5).round().clamp(0, 255).byte().cpu().numpy())
-    sampler.train(training)
-    return np.concatenate(made)
+class Judge(Protocol):
+    """Compares generated rows with held-out ones."""
+
+    def scores(self, sampler: Sampler) -> dict[str, float]:
+        """By metric."""
+
+
+def judge(make: Making, rows: Mapping[str, Batch]) -> Judge:
+    """Compares with ``held`` rows; images by what is learnt from ``training`` rows."""
+    if make.codec.is_table:
+        return JudgeOfTables(make, make.encoded(rows["held"]), make.classes(rows["held"]))
+    return JudgeOfImages.of(make, rows)
 
 
 @dataclass
-class Judge:
-    """Compares generated rows with held-out ones."""
+class JudgeOfTables:
+    """By the metrics of tables. The held-out rows are as precise as the codec is."""
 
+    make: Making
+    held: np.ndarray
+    classes: np.ndarray | None
+
+    def __post_init__(self) -> None:
+        fields = self.make.codec.fields
+        self.codec = self.make.codec.select(self.make.codec.cells)
+        self.kinds = {name: fields[name].kind for name in self.codec.fields}
+        self.real = self.codec.decode({CELLS: self.held})
+
+    def scores(self, sampler: Sampler) -> dict[str, float]:
+        made = self.make.rows(sampler, len(self.held), self.classes)
+        found = tables.quality(self.real, self.codec.decode({CELLS: made}), self.kinds)
+        return {"quality": found.overall}
+
+
+@dataclass
+class JudgeOfImages:
+    """By features of a classifier that learns from real rows, or of pixels where they have no two classes."""
+
+    make: Making
     features: Features
     held: np.ndarray
     classes: np.ndarray | None
-    seed: int
 
     def __post_init__(self) -> None:
         self.reference = self.features(self.held)
 
     @classmethod
-    def of(cls, options: TrainSpec, rows: Mapping[str, Batch], codec: Codec, condition: str | None) -> "Judge":
-        """On ``held`` rows, by features of a classifier that learns from ``training`` rows, or of pixels where they have
-        no two classes."""
-        image = codec.image[0]
-        images, classes = rows["training"][image], rows["training"].get(condition or "")
-        held, given = rows["held"][image], rows["held"].get(condition or "")
+    def of(cls, make: Making, rows: Mapping[str, Batch]) -> "JudgeOfImages":
+        (images, classes), (held, given) = ((make.encoded(rows[n]), make.classes(rows[n])) for n in ("training", "held"))
         known = slice(None) if given is None else given >= 0
         features: Features
-        if condition is not None and classes is not None and len(np.unique(classes)) > 1:
-            features = Classifier.fit(images, classes, len(codec.categories[condition].values), options.seed)
+        if classes is not None and len(np.unique(classes)) > 1:
+            count = len(make.codec.categories[str(make.spec.condition)].values)
+            features = Classifier.fit(images, classes, count, make.seed)
         else:
             features = Pixels.fit(images)
-        return cls(features, held[known], None if given is None else given[known], options.seed)
+        return cls(make, features, held[known], None if given is None else given[known])
 
     def scores(self, sampler: Sampler) -> dict[str, float]:
-        made = generated(sampler, self.classes, len(self.held), self.seed)
+        made = self.make.rows(sampler, len(self.held), self.classes)
         found = {"frechet_distance": fidelity.frechet_distance(self.reference, self.features(made))}
         if isinstance(self.features, Classifier) and self.classes is not None:
             found["label_agreement"] = fidelity.label_agreement(self.features.probabilities(made), self.classes)
@@ -164,7 +211,8 @@ class Notes:
         for name, value in {**row, **found}.items():
             if name not in ("epoch", "step"):
                 self.writer.add_scalar(name, value, step)
-        self.writer.add_images("probes", made, step)
+        if made.dtype == np.uint8:
+            self.writer.add_images("probes", made, step)
         self.writer.flush()
         return found
 

@@ -1,6 +1,6 @@
 """How close synthetic rows come to real ones, from feature vectors and class probabilities; float64 throughout."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,6 +29,13 @@ class Interval(NamedTuple):
 
     low: float
     high: float
+
+
+class Estimate(NamedTuple):
+    """A figure and its interval."""
+
+    value: float
+    interval: Interval
 
 
 def frechet_distance(a: Array, b: Array) -> float:
@@ -179,18 +186,26 @@ def bootstrap_interval(
         DataError: fewer than 2 resamples, no arrays, an array without rows, or paired arrays of different lengths; and
             whatever the statistic raises.
     """
+    return bootstrap_intervals(lambda *drawn: [statistic(*drawn)], *arrays, seed=seed, resamples=resamples, paired=paired)[0]
+
+
+def bootstrap_intervals(
+    statistics: Callable[..., Sequence[float]], *arrays: Array, seed: int, resamples: int = 100, paired: bool = False
+) -> list[Interval]:
+    """`bootstrap_interval` of several statistics from the same resamples, in the order that they are returned in."""
     if resamples < 2 or not arrays or min(map(len, arrays)) < 1:
         raise DataError("there is nothing to resample", "give arrays with rows, and at least 2 resamples")
     if paired and len({len(array) for array in arrays}) > 1:
         raise DataError(f"paired arrays have {[len(array) for array in arrays]} rows", "give as many rows in each")
     generator = np.random.default_rng(seed)
-    values = []
+    drawn = []
     for _ in range(resamples):
         picks = [generator.integers(len(array), size=len(array)) for array in (arrays[:1] if paired else arrays)]
         picks = picks * len(arrays) if paired else picks
-        values.append(statistic(*(array[pick] for array, pick in zip(arrays, picks, strict=True))))
-    value, half = statistic(*arrays), NORMAL_95 * float(np.std(values, ddof=1))
-    return Interval(value - half, value + half)
+        drawn.append(statistics(*(array[pick] for array, pick in zip(arrays, picks, strict=True))))
+    spreads = NORMAL_95 * np.std(drawn, axis=0, ddof=1)
+    values = statistics(*arrays)
+    return [Interval(float(value - half), float(value + half)) for value, half in zip(values, spreads, strict=True)]
 
 
 def nearest(queries: Array, references: Array) -> tuple[npt.NDArray[np.int64], Floats]:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from raygen.errors import SpecError
 from raygen.load import load_spec
-from raygen.spec import AutoencoderSpec, GanSpec, Spec, VaeSpec
+from raygen.spec import AutoencoderSpec, DatasetSpec, GanSpec, Spec, TabularGanSpec, TabularVaeSpec, VaeSpec
 
 DOCUMENTED = """\
 name: digits
@@ -92,6 +92,78 @@ def test_what_the_documents_show_is_a_spec(file: str, tmp_path: Path) -> None:
     (tmp_path / "spec.yaml").write_text(text, encoding="utf-8")
     spec = load_spec(tmp_path / "spec.yaml")
     assert (spec.name, spec.generator.family, spec.train.workers) == ("digits", "gan", 2)
+
+
+TABLE = {"age": "number", "born": "datetime", "sex": "category", "id": "identifier", "source": "constant"}
+
+
+def test_a_table_has_columns_of_many_kinds_and_no_image() -> None:
+    asked = {"path": "a.parquet", "schema": {name: {"kind": kind} for name, kind in TABLE.items()}}
+    fields = DatasetSpec.model_validate(asked).fields
+    assert {name: field.kind for name, field in fields.items()} == TABLE
+    assert all(field.model_dump() == {"kind": field.kind} for field in fields.values())
+
+
+def of_table(generator: str) -> str:
+    columns = "".join(f"    {name}: {{kind: {kind}}}\n" for name, kind in TABLE.items())
+    return f"name: x\ndataset:\n  path: x\n  schema:\n{columns}generator: {{{generator}}}\n"
+
+
+@pytest.mark.parametrize("family", ["autoencoder", "transforms"])
+def test_families_of_images_refuse_a_table(file: Path, family: str) -> None:
+    error = refused(file, of_table(f"family: {family}"))
+    assert f"generator.family '{family}' makes images, and dataset.schema has no image column" in error.what
+    assert "autoregressive, gan, vae make tables" in error.what
+
+
+def test_families_of_both_have_options_of_their_own_for_a_table(file: Path) -> None:
+    for family, model in (("gan", TabularGanSpec), ("vae", TabularVaeSpec)):
+        file.write_text(of_table(f"family: {family}, width: 32, condition: sex"))
+        spec = load_spec(file)
+        assert spec.generator == model(width=32, condition="sex")
+        file.write_text(spec.to_yaml())
+        assert load_spec(file) == spec
+
+
+@pytest.mark.parametrize(
+    ("generator", "key", "known"),
+    [
+        ("family: gan, diff_augment: 0.1", "diff_augment", "temperature"),
+        ("family: gan, network: dcgan", "network", "pack"),
+        ("family: vae, likelihood: gaussian", "likelihood", "beta"),
+    ],
+)
+def test_options_for_images_are_refused_for_a_table(file: Path, generator: str, key: str, known: str) -> None:
+    error = refused(file, of_table(generator))
+    assert f"unknown key generator.{key}" in error.what
+    assert known in error.hint
+    assert key not in error.hint
+
+
+def test_options_for_tables_are_refused_for_images(file: Path) -> None:
+    images = "name: x\ndataset:\n  path: x\n  schema: {i: {kind: image, height: 8, width: 8}}\n"
+    assert "unknown key generator.pack" in refused(file, f"{images}generator: {{family: gan, pack: 10}}\n").what
+    error = refused(file, f"{images}generator: {{family: gan, of: tables}}\n")
+    assert "generator.family 'gan' makes tables, and dataset.schema has an image column" in error.what
+
+
+@pytest.mark.parametrize(
+    ("field", "said"),
+    [
+        ("{kind: number, min: 0}", "unknown key dataset.schema.label.min"),
+        ("{kind: numbr}", "unknown kind 'numbr' at dataset.schema.label.kind; did you mean 'number'?"),
+        ("{kind: number}", "dataset.schema.label is of kind 'number', which goes with tables; beside the image column"),
+        ("{kind: identifier}", "dataset.schema.label is of kind 'identifier', which goes with tables"),
+    ],
+)
+def test_columns_that_do_not_go_with_an_image(file: Path, field: str, said: str) -> None:
+    assert said in refused(file, BLOCKS.replace("      kind: category", f"      {field}")).what
+
+
+def test_a_table_with_nothing_to_learn(file: Path) -> None:
+    text = "name: x\ndataset:\n  path: x\n  schema:\n    id: {kind: identifier}\n    y: {kind: constant}\n"
+    error = refused(file, text + "generator: {family: gan}\n")
+    assert "dataset.schema has nothing to learn: no column of kind category, number, datetime or image" in error.what
 
 
 @pytest.mark.parametrize("way", ["crop", "pad", "stretch", None])
@@ -275,7 +347,12 @@ def test_overrides_make_what_is_not_there_and_the_last_one_wins(file: Path) -> N
         ("    label:\n      kind: category\n", "", "'label', which is not in dataset.schema", ""),
         ("label_agreement", "negative_log_likelihood", "negative_log_likelihood, which the family 'gan' does not have", ""),
         ("      kind: category", "      {kind: image, height: 28, width: 28}", "dataset.schema has 2 image columns", ""),
-        ("kind: image\n      height: 28\n      width: 28\n      channels: 1", "kind: category", "has 0 image columns", ""),
+        (
+            "kind: image\n      height: 28\n      width: 28\n      channels: 1",
+            "kind: category",
+            "gate: label_agreement is not a metric of tables",
+            "",
+        ),
         ("family: gan", "family: gan\n  loss: wgan_gp", "slopes of 1 where generator.r1 wants none: set", ""),
         ("family: gan", "family: gan\n  r1: 0\n  r1_every: 4", "generator.r1_every is of no use without generator.r1;", ""),
         ("family: gan", "family: gan\n  gradient_penalty: 1", "no use without generator.loss 'wgan_gp'; leave it", ""),

@@ -50,13 +50,10 @@ def test_what_can_be_asked_for(asked: dict[str, Any]) -> None:
     assert {key: found.get(key, asked[key]) for key in asked} == asked
 
 
-VARIANTS_ONLY = "it needs augment.variants"
-
-
 @pytest.mark.parametrize(
     ("asked", "what"),
     [
-        ({}, "augment does not say what to make: give rows, balance, classes or variants"),
+        ({}, "augment does not say what to make: give rows, balance, classes, variants or complete"),
         ({"include_real": True}, "augment does not say what to make"),
         ({"rows": 5, "classes": {"a": 1}}, "augment has both rows and classes"),
         ({"rows": 5, "variants": 1}, "augment has both rows and variants"),
@@ -70,8 +67,11 @@ VARIANTS_ONLY = "it needs augment.variants"
         ({"rows": 5, "to": 5}, "augment.to is what augment.balance brings every class up to; it needs balance"),
         ({"rows": 5, "balance": "label", "to": 5}, "augment.to is what augment.balance brings every class up to"),
         ({"to": 5}, "augment does not say what to make"),
-        ({"rows": 5, "source": "x"}, f"augment.source is about variants of rows; {VARIANTS_ONLY}"),
-        ({"balance": "label", "strength": 0.1}, f"augment.strength is about variants of rows; {VARIANTS_ONLY}"),
+        (
+            {"rows": 5, "source": "x"},
+            "augment.source is the rows to vary or to complete; it needs augment.variants, or complete",
+        ),
+        ({"balance": "label", "strength": 0.1}, "augment.strength is about variants of rows; it needs augment.variants"),
         (
             {"rows": 5, "include_real": True, "format": {"partition_by": "label"}},
             "augment.include_real does not go with augment.format.partition_by",
@@ -113,8 +113,8 @@ TRANSFORMS = {"family": "transforms", "condition": None}
         (TRANSFORMS, {"rows": 5}, "augment.rows asks for new rows, but transforms make variants of rows only"),
         (TRANSFORMS, {"balance": "label"}, "augment.balance asks for new rows, but transforms make variants"),
         (TRANSFORMS, {"classes": {"a": 1}}, "augment.classes asks for new rows, but transforms make variants"),
-        (TRANSFORMS, {"variants": 1, "strength": 0.5}, "augment.strength is for families that encode (vae, autoencoder)"),
-        ({"family": "gan"}, {"variants": 1, "strength": 0.5}, "augment.strength is for families that encode"),
+        (TRANSFORMS, {"variants": 1, "strength": 0.5}, "augment.strength is for vae, autoencoder and autoregressive"),
+        ({"family": "gan"}, {"variants": 1, "strength": 0.5}, "augment.strength is for vae, autoencoder and autoregressive"),
         ({"family": "gan", "condition": None}, {"variants": 1}, "augment.variants of a gan are rows of the same class"),
         ({"condition": None}, {"balance": "label"}, "augment.balance is 'label', but the generator cannot be asked for it"),
         ({"condition": None}, {"classes": {"a": 1}}, "augment.classes asks for values, but the generator has no"),

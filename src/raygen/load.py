@@ -14,7 +14,7 @@ from raygen.dialect import UNREADABLE, Loader, dump
 from raygen.errors import SpecError, did_you_mean
 from raygen.spec import Spec
 
-_BRANCHES = ("a number", "a range", "int", "constrained-int", "literal[")
+_BRANCHES = ("a number", "a range", "of any", "int", "constrained-int", "literal[")
 """How pydantic's locations name the branches of unions, rather than keys."""
 
 
@@ -174,7 +174,13 @@ def _walk(location: Sequence[Any]) -> tuple[tuple[Any, ...], list[str]]:
         elif any(step == _tag(model) for model in models):
             models = [model for model in models if step == _tag(model)]
             continue
+        elif step == "of tables":
+            models = [model for model in models if "of" in _keys(model)]
+            continue
         elif isinstance(step, str) and (not models or step.startswith(_BRANCHES)):
+            continue
+        elif models:  # a key that none of them has
+            path.append(step)
             continue
         path.append(step)
         found = _models(annotation)

@@ -7,7 +7,8 @@
 import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Literal
+from datetime import date, datetime, time
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, NonNegativeInt, PositiveInt, Tag
 from pydantic import model_validator as validator
@@ -52,17 +53,70 @@ class CategoryField(Strict):
     kind: Literal["category"] = "category"
 
 
-DataField = Annotated[ImageField | CategoryField, Discriminator("kind")]
+class NumberField(Strict):
+    """Integers, floats or decimals."""
+
+    kind: Literal["number"] = "number"
+
+
+class DatetimeField(Strict):
+    """Dates, times, timestamps with or without a zone, or durations."""
+
+    kind: Literal["datetime"] = "datetime"
+
+
+class IdentifierField(Strict):
+    """Strings or integers that tell rows apart. They are never learnt: each new row gets one made from its number."""
+
+    kind: Literal["identifier"] = "identifier"
+
+
+class ConstantField(Strict):
+    """The same value, or null, in every row."""
+
+    kind: Literal["constant"] = "constant"
+
+
+DataField = Annotated[
+    ImageField | CategoryField | NumberField | DatetimeField | IdentifierField | ConstantField, Discriminator("kind")
+]
+LEARNT_OF_TABLES = ("category", "number", "datetime")
 
 
 class DatasetSpec(Strict):
+    """Images (one image column, and categories), or a table (any columns but images)."""
+
     path: Annotated[str, Field(min_length=1)]
     fields: Annotated[dict[str, DataField], Field(alias="schema", min_length=1)]
     holdout: Fraction = 0.2
 
+    @validator(mode="after")
+    def _is_images_or_a_table(self) -> "DatasetSpec":
+        kinds = {name: field.kind for name, field in self.fields.items()}
+        images = [name for name in kinds if kinds[name] == "image"]
+        if len(images) > 1:
+            raise ValueError(f"dataset.schema has {len(images)} image columns; a dataset has one, or is a table")
+        if images and (others := [name for name in kinds if kinds[name] not in ("image", "category")]):
+            raise ValueError(
+                f"dataset.schema.{others[0]} is of kind {kinds[others[0]]!r}, which goes with tables; "
+                f"beside the image column {images[0]!r} there can be categories"
+            )
+        if not images and not any(kind in LEARNT_OF_TABLES for kind in kinds.values()):
+            raise ValueError(
+                f"dataset.schema has nothing to learn: no column of kind {', '.join(LEARNT_OF_TABLES)} or image"
+            )
+        return self
+
 
 class FamilySpec(Strict):
-    """What every family has. ``condition`` names the category column that says what a row shows."""
+    """What every family has.
+
+    Attributes:
+        condition: the category column that says what a row shows.
+        makes: the kind of datasets that it is for.
+    """
+
+    makes: ClassVar[Literal["images", "tables"]] = "images"
 
     condition: str | None = None
 
@@ -168,6 +222,87 @@ class AutoencoderSpec(LearnedSpec):
     components: PositiveInt = 10
 
 
+class AutoregressiveSpec(LearnedSpec):
+    """Any-order autoregressive model of a table: each column's distribution, given any of the others.
+
+    Attributes:
+        embedding: numbers that a token is to the network.
+        width: of what the network knows of a row, from the columns that it sees.
+        features: that each column has of its own, of what is known of the row.
+        learning_rate: of AdamW, for batches of about a thousand rows; falling to 0 (``train.schedule: cosine``) is better.
+    """
+
+    makes = "tables"
+
+    family: Literal["autoregressive"] = "autoregressive"
+    embedding: PositiveInt = 32
+    width: PositiveInt = 256
+    features: PositiveInt = 64
+    learning_rate: PositiveFloat = 2e-3
+
+
+class TabularGanSpec(LearnedSpec):
+    """A generative adversarial network on a table (CTGAN, Xu et al. 2019, arXiv 1907.00503).
+
+    Attributes:
+        of: what it makes. A project's schema says so; it need not be written.
+        latent: numbers that a row is made from, beside what is given of it.
+        width: of both networks.
+        embedding: numbers that a token is to a network.
+        features: that the generator has of each column, before the scores of its tokens.
+        loss: of a probability (``non_saturating``) or of a margin (``hinge``, Lim and Ye 2017, arXiv 1705.02894).
+        pack: how many rows the discriminator judges at once. CTGAN has 10; short runs on a real table were better with 1.
+        temperature: of the softmax that tokens are drawn by in training: the lower, the closer to what is drawn.
+        learning_rate: of the generator, for batches of about 500 rows; best with ``train.schedule: cosine``.
+        beta1: of Adam, for both networks; so ``beta2``.
+        r1: weighs the discriminator's slope at real rows; 0 without.
+        marginals: weighs how far the shares of each column's tokens are from those of the real rows; 0 without.
+    """
+
+    makes = "tables"
+
+    family: Literal["gan"] = "gan"
+    of: Literal["tables"] = "tables"
+    latent: PositiveInt = 64
+    width: PositiveInt = 256
+    embedding: PositiveInt = 16
+    features: PositiveInt = 32
+    loss: Literal["non_saturating", "hinge"] = "non_saturating"
+    pack: PositiveInt = 1
+    temperature: PositiveFloat = 0.5
+    learning_rate: PositiveFloat = 2e-3
+    discriminator_learning_rate: PositiveFloat = 2e-3
+    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    r1: Annotated[float, Field(ge=0)] = 0.5
+    marginals: Annotated[float, Field(ge=0)] = 1.0
+
+
+class TabularVaeSpec(LearnedSpec):
+    """A variational autoencoder on a table (TVAE, Xu et al. 2019, arXiv 1907.00503).
+
+    Attributes:
+        of: what it makes. A project's schema says so; it need not be written.
+        latent: numbers that a row is encoded as.
+        width: of what the networks know of a row.
+        embedding: numbers that a token is to a network.
+        features: that the decoder has of each column, before the scores of its tokens.
+        beta: what a nat of divergence from the prior costs.
+        learning_rate: of AdamW, for batches of about a thousand rows; best with ``train.schedule: cosine``.
+    """
+
+    makes = "tables"
+
+    family: Literal["vae"] = "vae"
+    of: Literal["tables"] = "tables"
+    latent: PositiveInt = 32
+    width: PositiveInt = 256
+    embedding: PositiveInt = 32
+    features: PositiveInt = 64
+    learning_rate: PositiveFloat = 4e-3
+    beta: Annotated[float, Field(ge=0)] = 0.5
+
+
 class TransformsSpec(FamilySpec):
     """Classical image transforms, for variants of rows; nothing is learnt. Needs ``pip install 'raygen[transforms]'``.
 
@@ -215,7 +350,27 @@ class TransformsSpec(FamilySpec):
         return self
 
 
-GeneratorSpec = Annotated[GanSpec | VaeSpec | AutoencoderSpec | TransformsSpec, Discriminator("family")]
+_Common = Annotated[GanSpec | VaeSpec | AutoencoderSpec | AutoregressiveSpec | TransformsSpec, Discriminator("family")]
+_Tabular = Annotated[TabularGanSpec | TabularVaeSpec, Discriminator("family")]
+
+
+def _generator_tag(value: Any) -> str:
+    of = value.get("of") if isinstance(value, Mapping) else getattr(value, "of", None)
+    return "of any" if of is None else "of tables"
+
+
+GeneratorSpec = Annotated[
+    Annotated[_Common, Tag("of any")] | Annotated[_Tabular, Tag("of tables")], Discriminator(_generator_tag)
+]
+FAMILIES: Mapping[str, Mapping[str, type[FamilySpec]]] = {
+    kind: {
+        options.model_fields["family"].default: options
+        for options in (*get_args(get_args(_Common)[0]), *get_args(get_args(_Tabular)[0]))
+        if options.makes == kind
+    }
+    for kind in ("images", "tables")
+}
+"""The options of every family, by what it makes; some have others for tables than for images."""
 
 
 class ElasticSpec(Strict):
@@ -245,13 +400,13 @@ class WatchSpec(Strict):
 
     Attributes:
         every: epochs.
-        metric: by which a generator is better.
+        metric: by which a generator is better; of tables ``quality`` by default.
         rows: how many held-out rows, and as many generated ones.
         patience: stop after so many evaluations without a better one; without it, never.
     """
 
     every: PositiveInt = 1
-    metric: Literal["frechet_distance", "label_agreement"] = "frechet_distance"
+    metric: Literal["frechet_distance", "label_agreement", "quality"] = "frechet_distance"
     rows: Annotated[int, Field(ge=64)] = 1000
     patience: PositiveInt | None = None
 
@@ -318,19 +473,31 @@ class TrainSpec(Strict):
         return self
 
 
+MetricOfImages = Literal[
+    "label_agreement",
+    "frechet_distance",
+    "classifier_score",
+    "precision",
+    "recall",
+    "density",
+    "coverage",
+    "negative_log_likelihood",
+]
+MetricOfTables = Literal[
+    "quality",
+    "column_shapes",
+    "pair_trends",
+    "discriminator_auc",
+    "identical_share",
+    "membership_auc",
+    "closer_share",
+]
+
+
 class GateRule(Strict):
     """A metric of the report and the least or most it may be."""
 
-    metric: Literal[
-        "label_agreement",
-        "frechet_distance",
-        "classifier_score",
-        "precision",
-        "recall",
-        "density",
-        "coverage",
-        "negative_log_likelihood",
-    ]
+    metric: Literal[MetricOfImages, MetricOfTables]
     min: float | None = None
     max: float | None = None
 
@@ -360,6 +527,10 @@ class FormatSpec(Strict):
     partition_by: str | None = None
 
 
+Wanted = str | int | float | bool | datetime | date | time | None
+"""A value of any column; dates and times as YAML has them, or as ISO 8601 text, as durations are."""
+
+
 class AugmentSpec(Strict):
     """What to write: new rows (``rows``, ``balance`` or ``classes``), or ``variants`` of each row of a dataset.
 
@@ -370,7 +541,11 @@ class AugmentSpec(Strict):
         start: the number of the first new row; a dataset with another ``start`` and the same seed can extend an earlier one.
         variants: how many of each real row, by the means of the family; other columns are carried along.
         source: the Parquet whose rows to vary; ``dataset.path`` by default.
-        strength: how far a variational or plain autoencoder moves from the row, in standard deviations of its latent space.
+        strength: how far a variational or plain autoencoder moves from the row, in standard deviations of its latent space;
+            of a table, the share of its cells that are drawn anew, 0 to 1.
+        where: of new rows of a table: by column the value, a list of the values, or of numbers and times the range (both
+            ends belong to it; null for an open one). Every row is so, exactly, and its other columns are what goes with it.
+        complete: write the rows of ``source``, a table without some of its columns or cells, with those filled in.
         include_real: write the real rows too, told apart by the column ``_source``.
         shard_rows: rows of a Parquet file.
     """
@@ -383,6 +558,8 @@ class AugmentSpec(Strict):
     variants: PositiveInt | None = None
     source: Annotated[str, Field(min_length=1)] | None = None
     strength: Annotated[float, Field(ge=0)] | None = None
+    where: Annotated[dict[str, Wanted | list[Wanted]], Field(min_length=1)] | None = None
+    complete: bool = False
     include_real: bool = False
     seed: Seed = 0
     workers: Workers = "auto"
@@ -390,23 +567,35 @@ class AugmentSpec(Strict):
     output: str | None = None
     format: FormatSpec = FormatSpec()
 
+    @property
+    def of_real(self) -> bool:
+        """Whether it is real rows that are varied or completed."""
+        return self.variants is not None or self.complete
+
     @validator(mode="after")
     def _says_one_thing(self) -> "AugmentSpec":
         ways = [name for name in ("rows", "classes", "variants") if getattr(self, name) is not None]
+        ways += ["complete"] * self.complete
         if not ways and self.balance is None:
-            raise ValueError("augment does not say what to make: give rows, balance, classes or variants")
+            raise ValueError("augment does not say what to make: give rows, balance, classes, variants or complete")
         if len(ways) > 1:
             raise ValueError(f"augment has both {ways[0]} and {ways[1]}, which say different things; leave one out")
         others = {"balance": self.balance is not None, "to": self.to is not None, "start": self.start > 0}
         others["format.partition_by"] = self.format.partition_by is not None
+        others["where"] = self.where is not None
         for name in others:
-            if others[name] and (self.variants is not None or (self.classes is not None and name in ("balance", "to"))):
+            if others[name] and (self.of_real or (self.classes is not None and name in ("balance", "to"))):
                 raise ValueError(f"augment.{name} does not go with augment.{ways[0]}; leave one out")
         if self.to is not None and (self.balance is None or self.rows is not None):
             raise ValueError("augment.to is what augment.balance brings every class up to; it needs balance, and no rows")
-        for name in ("source", "strength"):
-            if getattr(self, name) is not None and self.variants is None:
-                raise ValueError(f"augment.{name} is about variants of rows; it needs augment.variants")
+        if self.source is not None and not self.of_real:
+            raise ValueError("augment.source is the rows to vary or to complete; it needs augment.variants, or complete")
+        if self.strength is not None and self.variants is None:
+            raise ValueError("augment.strength is about variants of rows; it needs augment.variants")
+        if self.complete and self.source is None:
+            raise ValueError("augment.complete fills in the rows of augment.source, which is not given")
+        if self.complete and self.include_real:
+            raise ValueError("augment.include_real does not go with augment.complete; leave one out")
         if self.include_real and self.format.partition_by is not None:
             raise ValueError("augment.include_real does not go with augment.format.partition_by; leave one out")
         if self.classes is not None and not any(self.classes.values()):
@@ -443,13 +632,39 @@ class Spec(Strict):
 
     documented: ClassVar[str] = "the README's section 'The spec'"
 
+    @validator(mode="before")
+    @classmethod
+    def _options_are_those_of_the_data(cls, document: Any) -> Any:
+        """Of a table, a generator with the options that its family has for tables, and a metric of tables to watch."""
+        match document:
+            case {"dataset": {"schema": Mapping() as fields}, **rest}:
+                kinds = {field.get("kind") if isinstance(field, Mapping) else None for field in fields.values()}
+                if not kinds <= {*LEARNT_OF_TABLES, "identifier", "constant"}:
+                    return document
+            case _:
+                return document
+        match rest.get("generator"):
+            case {"family": ("gan" | "vae") as family, **options}:
+                document = {**document, "generator": {"of": "tables", **options, "family": family}}
+        match rest.get("train"):
+            case {"watch": Mapping() as watch, **options}:
+                document = {**document, "train": {**options, "watch": {"metric": "quality", **watch}}}
+        return document
+
+    @property
+    def is_table(self) -> bool:
+        """Whether the dataset is a table, rather than images."""
+        return not any(isinstance(field, ImageField) for field in self.dataset.fields.values())
+
     @validator(mode="after")
     def _parts_fit_together(self) -> "Spec":
         fields = self.dataset.fields
-        images = [name for name, field in fields.items() if field.kind == "image"]
-        if len(images) != 1:
+        image = next((field for field in fields.values() if isinstance(field, ImageField)), None)
+        kind = "tables" if image is None else "images"
+        if self.generator.makes != kind:
             raise ValueError(
-                f"dataset.schema has {len(images)} image columns; the family {self.generator.family!r} makes exactly one"
+                f"generator.family {self.generator.family!r} makes {self.generator.makes}, and dataset.schema has "
+                f"{'no' if image is None else 'an'} image column: {', '.join(FAMILIES[kind])} make {kind}"
             )
         if reserved := [name for name in fields if name in ("_row", "_variant", "_source", "_holdout")]:
             raise ValueError(f"dataset.schema has a column {reserved[0]!r}, a name that raygen uses; rename the column")
@@ -458,16 +673,23 @@ class Spec(Strict):
             _must_be_category("generator.condition", condition, fields)
         if isinstance(self.generator, GanSpec) and self.generator.conditioning == "auxiliary" and condition is None:
             raise ValueError("generator.conditioning 'auxiliary' guesses the condition: it needs generator.condition")
-        image = fields[images[0]]
-        if isinstance(self.generator, TransformsSpec) and isinstance(image, ImageField) and image.channels == 1:
+        if isinstance(self.generator, TransformsSpec) and image is not None and image.channels == 1:
             for name in ("saturation", "hue"):
                 if getattr(self.generator, name):
-                    raise ValueError(f"generator.{name} is about colours, but the column {images[0]!r} has one channel")
+                    column = next(name for name in fields if fields[name] is image)
+                    raise ValueError(f"generator.{name} is about colours, but the column {column!r} has one channel")
         if self.generator.family != "vae" and any(rule.metric == "negative_log_likelihood" for rule in self.gate):
             family = self.generator.family
             raise ValueError(f"gate has a rule for negative_log_likelihood, which the family {family!r} does not have")
         if self.augment is not None:
             _augment_fits(self.augment, self.generator, fields)
+        asked = {f"gate: {rule.metric}": rule.metric for rule in self.gate}
+        if self.train.watch is not None:
+            asked["train.watch.metric"] = self.train.watch.metric
+        known_ = get_args(MetricOfTables if image is None else MetricOfImages)
+        for where, metric in asked.items():
+            if metric not in known_:
+                raise ValueError(f"{where} is not a metric of {kind}; those are: {', '.join(known_)}")
         return self
 
     @validator(mode="after")
@@ -488,11 +710,13 @@ class Spec(Strict):
         return dump(self.model_dump(by_alias=True))  # not as JSON, which would make text of the keys of classes
 
 
-def _augment_fits(augment: AugmentSpec, generator: FamilySpec, fields: Mapping[str, ImageField | CategoryField]) -> None:
+def _augment_fits(augment: AugmentSpec, generator: FamilySpec, fields: Mapping[str, DataField]) -> None:
     """Fail where a generator cannot make what is asked."""
     family, condition = str(generator.model_dump()["family"]), generator.condition
     if family == "transforms" and augment.variants is None:
-        asked = next(name for name in ("rows", "balance", "classes") if getattr(augment, name) is not None)
+        asked = next(
+            name for name in ("rows", "balance", "classes", "complete") if getattr(augment, name) not in (None, False)
+        )
         raise ValueError(
             f"augment.{asked} asks for new rows, but transforms make variants of rows only: use augment.variants"
         )
@@ -512,13 +736,39 @@ def _augment_fits(augment: AugmentSpec, generator: FamilySpec, fields: Mapping[s
         )
     if augment.classes is not None and condition is None:
         raise ValueError("augment.classes asks for values, but the generator has no generator.condition to ask by")
-    if augment.strength is not None and family not in ("vae", "autoencoder"):
-        raise ValueError(f"augment.strength is for families that encode (vae, autoencoder), not for {family!r}")
+    if augment.strength is not None and family not in ("vae", "autoencoder", "autoregressive"):
+        raise ValueError(f"augment.strength is for vae, autoencoder and autoregressive, not for {family!r}")
+    if family == "autoregressive" and (augment.strength or 0) > 1:
+        raise ValueError("augment.strength is the share of a table's cells that are drawn anew, at most 1")
+    is_table = not any(isinstance(field, ImageField) for field in fields.values())
+    for name in ("where", "complete", "variants"):
+        if (is_table or name != "variants") and getattr(augment, name) and family != "autoregressive":
+            raise ValueError(f"augment.{name} is for tables that the family 'autoregressive' makes, not for {family!r}")
+    if augment.where:
+        _where_fits(augment.where, augment, condition, fields)
     if augment.variants is not None and family == "gan" and condition is None:
         raise ValueError("augment.variants of a gan are rows of the same class: it needs generator.condition")
 
 
-def _must_be_category(where: str, column: str, fields: Mapping[str, ImageField | CategoryField]) -> None:
+def _where_fits(
+    where: Mapping[str, Any], augment: AugmentSpec, condition: str | None, fields: Mapping[str, DataField]
+) -> None:
+    for name in where:
+        if name not in fields:
+            raise ValueError(f"augment.where is of {name!r}, which is not in dataset.schema{did_you_mean(name, fields)}")
+        if fields[name].kind == "identifier":
+            raise ValueError(f"augment.where is of {name!r}, an identifier, which is never learnt; leave it out")
+    way = next((name for name in ("balance", "classes") if getattr(augment, name) is not None), None)
+    if way and condition in where:
+        raise ValueError(f"augment.where and augment.{way} both say what {condition!r} is; leave one out")
+    if not way and augment.format.partition_by is not None:
+        raise ValueError(
+            "augment.format.partition_by needs to know how many rows each folder has: "
+            "beside augment.where give augment.balance or augment.classes"
+        )
+
+
+def _must_be_category(where: str, column: str, fields: Mapping[str, DataField]) -> None:
     if column not in fields:
         raise ValueError(f"{where} is {column!r}, which is not in dataset.schema{did_you_mean(column, fields)}")
     if fields[column].kind != "category":

@@ -18,6 +18,7 @@ import pytest
 from s3 import Fault, Proxy, Server, clients, nobody_home
 
 from raygen.datasets import storage, stream
+from raygen.datasets.parquet import read_fragment, read_rows
 from raygen.datasets.s3 import CONFIG
 from raygen.datasets.storage import Folder
 from raygen.errors import DataError, OutputError, RaygenError
@@ -401,17 +402,17 @@ def test_a_source_is_scanned_with_few_requests(parquet: str, s3_proxy: Proxy) ->
 def test_a_truncated_answer_is_asked_for_again(how: str, parquet: str, s3_proxy: Proxy) -> None:
     source = stream.scan(parquet, NOWHERE)
     s3_proxy.order(Fault("answer", how, after=400_000, times=3, match="^GET .*a.parquet"))  # type: ignore[arg-type]
-    assert stream._read(source.fragments[1], ["row"]).column("row").to_pylist() == list(range(100, 200))
-    assert stream._read(source.fragments[1], None).column("row").to_pylist() == list(range(100, 200))
+    assert read_fragment(source.fragments[1], ["row"]).column("row").to_pylist() == list(range(100, 200))
+    assert read_fragment(source.fragments[1]).column("row").to_pylist() == list(range(100, 200))
     assert len(s3_proxy.struck) == 3
     s3_proxy.order(Fault("answer", how, after=200_000, times=3, match="^GET .*a.parquet"))  # type: ignore[arg-type]
-    tables = list(stream.read_rows(source.files[0], range(3), 50, 200, 64))
+    tables = list(read_rows(source.files[0], range(3), 50, 200, 64))
     assert pa.concat_tables(tables)["row"].to_pylist() == list(range(50, 250))
     assert len(s3_proxy.struck) == 6
 
 
 def test_a_source_that_is_replaced_while_it_is_read(parquet: str) -> None:
-    rows = stream.read_rows(f"{parquet}/a.parquet", range(3), 0, 300, 10)
+    rows = read_rows(f"{parquet}/a.parquet", range(3), 0, 300, 10)
     next(rows)
     content = Folder(parquet).read("a.parquet")
     Folder(parquet).write("a.parquet", content[:-1] + b"?")

@@ -2,6 +2,7 @@
 
 import io
 import json
+from decimal import Decimal
 
 import numpy as np
 import pyarrow as pa
@@ -10,7 +11,7 @@ from PIL import Image
 
 from raygen.datasets import schema
 from raygen.errors import DataError
-from raygen.spec import CategoryField, DataField, ImageField
+from raygen.spec import CategoryField, ConstantField, DataField, DatetimeField, IdentifierField, ImageField, NumberField
 
 STRUCT = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 IMAGE = ImageField(height=8, width=8)
@@ -129,12 +130,115 @@ def test_infer_leaves_out_columns_of_one_name() -> None:
 
 
 def test_infer_from_nothing_that_can_be_used() -> None:
+    table = pa.table({"price": [0.5, 0.5], "tags": [["a"], []], "x": [1, 1]})
     with pytest.raises(DataError) as caught:
-        schema.infer(pa.table({"price": [0.5], "time": pa.array([0], pa.timestamp("s"))}), "a.parquet")
+        schema.infer(table, "a.parquet")
     assert caught.value.what == (
-        "a.parquet: no column can be used (price: double columns are not supported yet; "
-        "time: timestamp[s] columns are not supported yet)"
+        "a.parquet: no column can be used to learn from (price: constant; x: constant; "
+        "tags: list<item: string> columns are not supported (a nested type))"
     )
+
+
+LEARNT: list[tuple[str, pa.DataType]] = [
+    *(("number", kind) for kind in (pa.int8(), pa.uint64(), pa.float16(), pa.float64())),
+    *(("number", kind) for kind in (pa.decimal128(9, 2), pa.decimal256(50, -3))),
+    *(("datetime", kind) for kind in (pa.date32(), pa.date64(), pa.time32("s"), pa.time64("ns"), pa.duration("us"))),
+    *(("datetime", kind) for kind in (pa.timestamp("us"), pa.timestamp("ns", "Europe/Berlin"))),
+    *(("identifier", kind) for kind in (pa.int32(), pa.string(), pa.large_string())),
+    *(("constant", kind) for kind in (pa.null(), pa.list_(pa.int8()), pa.string(), pa.float32())),
+]
+UNREADABLE = [
+    *(("number", kind) for kind in (pa.string(), pa.bool_(), pa.date32(), pa.dictionary(pa.int8(), pa.int8()), pa.null())),
+    *(("datetime", kind) for kind in (pa.int64(), pa.string(), pa.month_day_nano_interval())),
+    *(("identifier", kind) for kind in (pa.float64(), pa.bool_(), pa.binary())),
+]
+FIELDS: dict[str, DataField] = {
+    "category": CATEGORY,
+    "number": NumberField(),
+    "datetime": DatetimeField(),
+    "identifier": IdentifierField(),
+    "constant": ConstantField(),
+}
+
+
+@pytest.mark.parametrize(("field", "kind"), LEARNT, ids=str)
+def test_check_types_of_tables(field: str, kind: pa.DataType) -> None:
+    schema.check({"x": FIELDS[field]}, pa.schema([("x", kind)]), "a.parquet")
+
+
+@pytest.mark.parametrize(("field", "kind"), UNREADABLE, ids=str)
+def test_check_refuses_types_of_tables(field: str, kind: pa.DataType) -> None:
+    said = refusal({"x": FIELDS[field]}, pa.schema([("x", kind)]))
+    assert f"column 'x' is of type {kind}, which cannot be read as kind '{field}'\n  a" in said
+
+
+def test_infer_of_a_table() -> None:
+    rows = 1000
+    rng = np.random.default_rng(0)
+    few = pa.array(rng.integers(0, 5, rows))
+    many = pa.array([f"town {n}" for n in rng.integers(0, 900, rows)])
+    instants = pa.array(np.arange(rows) * 3600)
+    columns: dict[str, tuple[str, pa.Array]] = {
+        "age": ("number", pa.array(rng.integers(17, 90, rows), pa.int8())),
+        "gain": ("number", pa.array(rng.integers(0, 2, rows) * rng.integers(1, 10**5, rows))),
+        "rate": ("number", pa.array(rng.normal(size=rows).astype(np.float16))),
+        "price": ("number", pa.array([Decimal(int(n)) / 100 for n in rng.integers(0, 9999, rows)], pa.decimal128(9, 2))),
+        "level": ("number", pa.array(rng.integers(0, 5, rows) * 1000)),  # few, but an amount
+        "flag": ("category", pa.array(rng.random(rows) < 0.5)),
+        "stars": ("category", few),
+        "sex": ("category", pa.array(["f", "m", None, "f"] * (rows // 4))),
+        "town": ("category", many),
+        "brand": ("category", many.dictionary_encode()),
+        "user_id": ("category", pa.array(rng.integers(10**6, 10**6 + 700, rows))),
+        "born": ("datetime", instants.cast(pa.int32()).cast(pa.date32())),
+        "clock": ("datetime", pa.array(np.arange(rows), pa.int64()).view(pa.time64("us"))),
+        "seen": ("datetime", instants.view(pa.timestamp("s", "UTC"))),
+        "took": ("datetime", instants.view(pa.duration("ms"))),
+        "row": ("identifier", pa.array(range(10, rows + 10))),
+        "orderId": ("identifier", pa.array(rng.permutation(10**6)[:rows])),
+        "code": ("identifier", pa.array([f"{n:08x}" for n in rng.permutation(10**6)[:rows]])),
+        "planet": ("constant", pa.array(["earth"] * rows)),
+        "empty": ("constant", pa.nulls(rows, pa.float64())),
+        "void": ("constant", pa.nulls(rows)),
+        "seldom": ("category", pa.array(["x"] + [None] * (rows - 1))),
+    }
+    fields, left_out = schema.infer(pa.table({name: column for name, (_, column) in columns.items()}), "a.parquet")
+    assert {name: field.kind for name, field in fields.items()} == {name: kind for name, (kind, _) in columns.items()}
+    assert list(fields) == list(columns)
+    assert left_out == {}
+
+
+def test_infer_leaves_out_what_a_table_cannot_have() -> None:
+    rows = 100
+    table = pa.Table.from_arrays(
+        [
+            pa.array(np.linspace(0, 1, rows)),
+            pa.array([f"this is what customer number {row} told us" for row in range(rows)]),
+            pa.array([[1]] * rows),
+            pa.array([{"a": 1}] * rows),
+            pa.array([b"\x00\x01"] * rows),
+            pa.array([(1, 1, 1)] * rows, pa.month_day_nano_interval()),
+            pa.array([1] * rows),
+            pa.array([2] * rows),
+        ],
+        names=["x", "review", "tags", "place", "blob", "span", "twice", "twice"],
+    )
+    fields, left_out = schema.infer(table, "a.parquet")
+    assert fields == {"x": NumberField()}
+    assert left_out == {
+        "review": "free text (8 words a row), which is not supported yet",
+        "tags": "list<item: int64> columns are not supported (a nested type)",
+        "place": "struct<a: int64> columns are not supported (a nested type)",
+        "blob": "binary: 2 bytes cannot be read as an image (not an image)",
+        "span": "month_day_nano_interval columns are not supported",
+        "twice": "2 columns are called so",
+    }
+
+
+def test_infer_of_five_rows() -> None:
+    table = pa.table({"name": list("abcde"), "age": [31, 22, 57, 40, 38], "x": [0.1, None, float("nan"), 2, 1]})
+    fields, _ = schema.infer(table, "a.parquet")
+    assert {name: field.kind for name, field in fields.items()} == {"name": "category", "age": "number", "x": "number"}
 
 
 def features(arrow: pa.Schema) -> dict[str, object]:

@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from raygen.datasets import stream
+from raygen.datasets.codec import CELLS
 from raygen.datasets.storage import Folder
 from raygen.errors import DataError, OutputError
 from raygen.spec import DatasetSpec
@@ -150,6 +151,97 @@ def test_fit_and_load(ray: None, tmp_path: Path) -> None:
     np.testing.assert_array_equal(stream.load(other, codec, asked.holdout)[1]["_row"], held["_row"])
 
 
+TOWNS = 3000
+
+
+def people(rows: int) -> pa.Table:
+    """A table whose first rows are all of one year."""
+    rng = np.random.default_rng(0)
+    return pa.table(
+        {
+            "id": pa.array([f"P{row:06d}" for row in range(rows)]),
+            "pay": pa.array(np.where(rng.random(rows) < 0.5, 0, np.round(rng.lognormal(9, 1, rows), 2))),
+            "town": pa.array([f"town {n}" for n in rng.integers(0, TOWNS, rows)]),
+            "since": pa.array(np.sort(rng.integers(0, 10**9, rows))).view(pa.timestamp("s", "UTC")),
+            "sex": pa.array(np.where(rng.random(rows) < 0.1, None, np.where(rng.random(rows) < 0.5, "f", "m"))),
+            "year": pa.array(np.arange(rows) // 5000 + 2000),
+        }
+    )
+
+
+def test_fit_and_load_a_table(ray: None, tmp_path: Path) -> None:
+    whole = people(20_000)
+    kinds = {"id": "identifier", "pay": "number", "town": "category", "since": "datetime", "sex": "category"}
+    fits = []
+    for name, size in (("a", 20_000), ("b", 3000)):  # a row group is read in pieces; the pieces are merged in order
+        (tmp_path / name).mkdir()
+        pq.write_table(whole, tmp_path / name / "x.parquet", row_group_size=size)
+        asked = DatasetSpec.model_validate(
+            {"path": str(tmp_path / name), "schema": {column: {"kind": kind} for column, kind in kinds.items()}}
+        )
+        source = stream.open_source(asked, NOWHERE)
+        fits.append(stream.fit(source, asked))
+        assert stream.fit(source, asked) == fits[-1]
+    codec = fits[-1]
+    assert list(codec.cells) == ["pay", "town", "since", "sex"]
+    assert codec.cells["town"] <= 701
+    assert fits[0].columns["town"] == codec.columns["town"]
+    assert fits[0].categories == codec.categories
+    train, held = stream.load(source, codec, asked.holdout)
+    for rows in (train, held):
+        assert set(rows) == {CELLS, "_row"}
+        real = whole.take(pa.array(rows["_row"]))
+        back = codec.decode(rows)
+        assert back["sex"].equals(real["sex"])
+        assert back["sex"].null_count > 0
+        same = np.array(back["town"].to_pylist()) == np.array(real["town"].to_pylist())
+        assert same.all() if rows is train else same.mean() > 0.9  # a few are of held-out rows only
+        zero = real["pay"].to_numpy() == 0
+        np.testing.assert_array_equal(back["pay"].to_numpy() == 0, zero)
+        assert not set(back["id"].to_pylist()) & set(whole["id"].to_pylist())
+    assert len(train["_row"]) + len(held["_row"]) == 20_000
+
+
+@pytest.mark.parametrize("rows", [5, 60])
+def test_a_table_of_odd_columns(ray: None, tmp_path: Path, rows: int) -> None:
+    """What is inferred of them is fitted, and comes back as it was."""
+    odd = {
+        "age": pa.array([row * 7 % 23 for row in range(rows)], pa.int8()),
+        "x": pa.array(
+            [[1.5, float("inf"), float("nan"), None, float("-inf")][row % 5] for row in range(rows)], pa.float32()
+        ),
+        "lost": pa.array([float("nan")] * rows),
+        "none": pa.nulls(rows, pa.decimal128(9, 2)),
+        "void": pa.nulls(rows),
+        "one": pa.array(["same"] * rows).dictionary_encode(),
+        "seldom": pa.array([None] * (rows - 1) + [True]),
+    }
+    twice = pa.array(range(rows))
+    table = pa.Table.from_arrays([*odd.values(), twice, twice], names=[*odd, "twice", "twice"])
+    pq.write_table(table, tmp_path / "x.parquet", row_group_size=7)
+    fields, left_out = stream.schema.infer(table, "x.parquet")
+    assert list(left_out) == ["twice"]
+    asked = DatasetSpec.model_validate({"path": str(tmp_path), "schema": {name: vars(it) for name, it in fields.items()}})
+    source = stream.open_source(asked, NOWHERE)
+    codec = stream.fit(source, asked)
+    train, held = stream.load(source, codec, asked.holdout)
+    assert len(train["_row"]) + len(held["_row"]) == rows
+    for name, column in zip(codec.fields, codec.decode(train), strict=True):
+        assert str(column.to_pylist()) == str(table.select([name])[0].take(pa.array(train["_row"])).to_pylist()), name
+
+
+def test_a_look_at_a_table_goes_all_over_it(tmp_path: Path) -> None:
+    for size in (20_000, 1500):
+        pq.write_table(people(20_000), tmp_path / "x.parquet", row_group_size=size)
+        source = stream.scan(str(tmp_path), NOWHERE)
+        table = stream.spread(source, 1000)
+        assert 900 <= len(table) <= 1000
+        assert table["year"].unique().to_pylist() == [2000, 2001, 2002, 2003]
+        whole = stream.spread(source, 10**6)
+        assert size == 1500 or whole.equals(people(20_000).cast(whole.schema))  # Parquet has no seconds
+    assert stream.spread(stream.scan(str(write(tmp_path / "data", 20)), NOWHERE), 1000).num_rows == 100
+
+
 @pytest.mark.parametrize("bad", [b"no picture", None])
 def test_a_bad_picture_is_named_by_file_and_row(ray: None, tmp_path: Path, bad: bytes | None) -> None:
     file = tmp_path / "a.parquet"
@@ -169,102 +261,6 @@ def test_a_column_with_too_many_values_is_no_category(ray: None, tmp_path: Path)
     asked = spec(tmp_path)
     with pytest.raises(DataError, match="column 'label' has 1001 distinct values"):
         stream.fit(stream.open_source(asked, NOWHERE), asked)
-
-
-def test_data_pages_that_cannot_be_read_are_named_by_file_and_row_group(tmp_path: Path) -> None:
-    folder = write(tmp_path / "data", 20)
-    file = folder / "sub" / "c.parquet"
-    start = pq.read_metadata(file).row_group(1).column(0).data_page_offset
-    content = bytearray(file.read_bytes())
-    content[start : start + 200] = b"\xff" * 200
-    file.write_bytes(content)
-    source = stream.open_source(spec(folder), NOWHERE)
-    stream._read(source.fragments[-3], ["image"])
-    with pytest.raises(DataError) as caught:
-        stream._read(source.fragments[-2], ["image"])
-    assert caught.value.what.startswith(f"{file}, row group 1: cannot be read (")
-    assert len(str(caught.value).splitlines()) == 2
-
-
-@pytest.mark.parametrize("compression", ["zstd", "snappy"])
-def test_a_page_that_changed_is_found_where_the_file_has_checksums(compression: str, tmp_path: Path) -> None:
-    """Compressed pages alone do not tell: some flipped bits decompress to other values."""
-    rng = np.random.default_rng(0)
-    wide = pa.table({"x": rng.normal(size=2000), "note": [str(row) for row in range(2000)]})
-    file = tmp_path / "a.parquet"
-    pq.write_table(wide, file, row_group_size=1000, compression=compression, write_page_checksum=True)
-    source = stream.scan(str(file), NOWHERE)
-    content = file.read_bytes()
-    column = pq.read_metadata(file).row_group(1).column(0)
-    start = column.dictionary_page_offset or column.data_page_offset
-    for position in rng.integers(start + 200, start + column.total_compressed_size, 20):
-        spoilt = bytearray(content)
-        spoilt[position] ^= 1 << int(rng.integers(8))
-        file.write_bytes(spoilt)
-        assert stream._read(source.fragments[0], None).equals(wide.slice(0, 1000))
-        with pytest.raises(DataError) as caught:
-            stream._read(source.fragments[1], None)
-        assert caught.value.what.startswith(f"{file}, row group 1: cannot be read (")
-        with pytest.raises(DataError) as caught:
-            list(stream.read_rows(str(file), range(2), 0, 2000, 100))
-        assert caught.value.what.startswith(f"{file}, row groups 0 to 1: cannot be read (")
-
-
-@pytest.mark.parametrize("cut", [0, 3, 100, -20])
-def test_a_file_that_is_cut_after_the_scan_is_named(cut: int, tmp_path: Path) -> None:
-    file = write(tmp_path / "data", 20) / "a.parquet"
-    source = stream.scan(str(file), NOWHERE)
-    file.write_bytes(file.read_bytes()[:cut])
-    with pytest.raises(DataError, match=r"a\.parquet, row group 1: cannot be read \("):
-        stream._read(source.fragments[1], None)
-    with pytest.raises(DataError, match=r"a\.parquet, row group 1: cannot be read \("):
-        list(stream.read_rows(str(file), range(1, 2), 0, 10, 10))
-    file.unlink()
-    with pytest.raises(DataError, match=r"a\.parquet, row group 1: cannot be read \(it is gone\)"):
-        stream._read(source.fragments[1], None)
-
-
-@pytest.mark.parametrize("batch", [1, 7, 20, 33, 1000])
-def test_rows_are_read_in_tables_of_one_size(batch: int, tmp_path: Path) -> None:
-    whole = table(range(100))
-    pq.write_table(whole, tmp_path / "a.parquet", row_group_size=20)
-    file = str(tmp_path / "a.parquet")
-    for groups, skip, rows in [
-        (range(5), 0, 100),
-        (range(5), 13, 60),
-        (range(1, 3), 19, 2),
-        (range(2, 3), 0, 20),
-        (range(5), 3, 0),
-    ]:
-        tables = list(stream.read_rows(file, groups, skip, rows, batch))
-        assert [len(part) for part in tables] == [batch] * (rows // batch) + [rows % batch] * (rows % batch > 0)
-        if rows:
-            assert pa.concat_tables(tables).equals(whole.slice(groups[0] * 20 + skip, rows))
-    with pytest.raises(DataError, match="row groups 1 to 2: has 40 rows, not 41"):
-        list(stream.read_rows(file, range(1, 3), 1, 40, batch))
-
-
-def test_rows_are_read_in_constant_memory(tmp_path: Path) -> None:
-    """A row group of 190 MB in pages of 1 MB takes less than half of that."""
-    rng = np.random.default_rng(0)
-    big = pa.table({"image": [rng.bytes(50_000) for _ in range(4000)]})
-    pq.write_table(big, tmp_path / "a.parquet", use_dictionary=False, write_batch_size=16)
-    done = subprocess.run(
-        [sys.executable, "-c", STREAMING, str(tmp_path / "a.parquet")], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert int(done.stdout) < 95 << 20
-
-
-STREAMING = """
-import sys, psutil
-from raygen.datasets import stream
-process, peak = psutil.Process(), 0
-before = process.memory_info().rss
-for table in stream.read_rows(sys.argv[1], range(1), 0, 4000, 32):
-    peak = max(peak, process.memory_info().rss)
-print(peak - before)
-"""
 
 
 def test_an_error_about_columns_stays_short(tmp_path: Path) -> None:
@@ -356,38 +352,6 @@ def test_a_spoilt_file_is_named(tmp_path: Path, spoil: Callable[[Path], Path], s
     file = spoil(folder)
     error = refused(folder, said)
     assert error.what.startswith(f"{file}: ")
-
-
-@pytest.mark.parametrize("flipped", [0x01, 0x80, 0xFF])
-def test_any_byte_of_a_footer(tmp_path: Path, flipped: int) -> None:
-    """Whatever it becomes, the file can be read, or what is said names it."""
-    file, rows = tmp_path / "a.parquet", pa.table({"bytes": [b"x"] * 20, "label": [f"a{row}" for row in range(20)]})
-    pq.write_table(rows, file, row_group_size=12, write_page_checksum=True)
-    whole, told = file.read_bytes(), 0
-    fragments = stream.scan(str(file), NOWHERE).fragments
-    for at in range(len(whole) - 8 - int.from_bytes(whole[-8:-4], "little"), len(whole)):
-        file.write_bytes(whole[:at] + bytes([whole[at] ^ flipped]) + whole[at + 1 :])
-        for read in (
-            lambda: stream.read_footer(Folder(tmp_path), file.name),
-            lambda: [table.to_pylist() for table in stream.read_rows(str(file), range(2), 0, 20, 16)],
-            lambda: [stream._read(fragment, None).schema.names for fragment in fragments],
-        ):
-            try:
-                read()  # type: ignore[no-untyped-call]
-            except DataError as error:
-                told += error.what.startswith(str(file))
-    assert told > 500
-
-
-@pytest.mark.parametrize("cut", [slice(0, 0), slice(0, 12)], ids=["none", "some"])
-def test_fewer_row_groups_than_there_were(tmp_path: Path, cut: slice) -> None:
-    file, rows = tmp_path / "a.parquet", pa.table({"label": list(range(20))})
-    pq.write_table(rows, file, row_group_size=12)
-    stream.scan(str(file), NOWHERE)
-    pq.write_table(rows[cut], file)
-    for groups in (range(2), range(1, 2), range(0)):
-        with pytest.raises(DataError, match=r"a\.parquet, row groups? \S+( to \S+)?: "):
-            list(stream.read_rows(str(file), groups, 0, 20, 16))
 
 
 @pytest.mark.parametrize(

@@ -9,17 +9,17 @@ import torch
 from torch import Tensor
 
 from raygen.generators.families import FAMILIES
-from raygen.spec import FamilySpec, GeneratorSpec
+from raygen.spec import FAMILIES as OPTIONS
+from raygen.spec import FamilySpec
+
+SPECS = OPTIONS["images"]
 
 Shift = Callable[[Tensor, int, int], Tensor]
 
-SPECS: dict[str, type[FamilySpec]] = {
-    get_args(model.model_fields["family"].annotation)[0]: model for model in get_args(get_args(GeneratorSpec)[0])
-}
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     f"{name}-{network}": (name, {"network": network})
     for name, family in FAMILIES.items()
-    if family.learns
+    if family.learns and name in SPECS
     for network in get_args(SPECS[name].model_fields["network"].annotation)
 }
 KINDS["gan-hinge"] = (

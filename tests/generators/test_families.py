@@ -4,6 +4,8 @@ import copy
 import io
 import itertools
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,9 +20,17 @@ from raygen.generators.density import Density
 from raygen.generators.families import FAMILIES, family
 from raygen.generators.gan import Gan
 from raygen.generators.likelihood import Bernoulli
-from raygen.generators.networks import Shape
+from raygen.generators.networks import Layout, Shape, Tokens
 from raygen.generators.vae import Vae, Variational
-from raygen.spec import AutoencoderSpec, FamilySpec, GanSpec, VaeSpec
+from raygen.spec import (
+    AutoencoderSpec,
+    AutoregressiveSpec,
+    FamilySpec,
+    GanSpec,
+    TabularGanSpec,
+    TabularVaeSpec,
+    VaeSpec,
+)
 
 CPU = torch.device("cpu")
 ROWS, CLASSES = 16, 3
@@ -75,15 +85,26 @@ def learner(make_spec: MakeSpec, shape: Shape, classes: int) -> Family:
     return new(make_spec(), shape, classes)
 
 
-def batch_of(shape: Shape, classes: int, seed: int = 0, rows: int = ROWS) -> Batch:
+def batch_of(layout: Layout, classes: int, seed: int = 0, rows: int = ROWS) -> Batch:
     generator = torch.Generator().manual_seed(seed)
-    images = torch.rand(rows, *shape, generator=generator) * 2 - 1
+    if isinstance(layout, Tokens):
+        return torch.rand(rows, len(layout), generator=generator, dtype=torch.float64) * torch.tensor(layout), None
+    images = torch.rand(rows, *layout, generator=generator) * 2 - 1
     return images, torch.arange(rows) % classes if classes else None
 
 
-def new(spec: FamilySpec, shape: Shape, classes: int, seed: int = 0) -> Family:
+def noise_of(sampler: Sampler, rows: int, seed: int = 2) -> Tensor:
+    """What a table's sampler makes rows of."""
+    generator = torch.Generator().manual_seed(seed)
+    if sampler.uniform:
+        return torch.rand(rows, sampler.noise, generator=generator, dtype=torch.float64)
+    return torch.randn(rows, sampler.noise, generator=generator)
+
+
+def new(spec: FamilySpec, layout: Layout, classes: int, seed: int = 0) -> Family:
     torch.manual_seed(seed)
-    return family(spec.family)(spec, shape, classes, CPU)  # type: ignore[attr-defined]
+    kind = "tables" if isinstance(layout, Tokens) else "images"
+    return family(spec.family, kind)(spec, layout, classes, CPU)  # type: ignore[attr-defined]
 
 
 def learn(learner: Family, batch: Batch, steps: int = 3, seed: int = 1) -> list[dict[str, Tensor]]:
@@ -100,7 +121,9 @@ def distance(one: nn.Module, other: nn.Module) -> float:
     return sum(float((a - b).detach().pow(2).sum()) for a, b in pairs) ** 0.5
 
 
-class TestContract:
+class Contract:
+    """Of every family that learns, whatever it makes."""
+
     def test_a_step_gives_finite_scalars_and_changes_every_network(self, learner: Family, batch: Batch) -> None:
         before = copy.deepcopy(learner.networks)
         losses = learner.step(*batch)
@@ -122,24 +145,6 @@ class TestContract:
         assert torch.equal(images, kept)
         assert not images.requires_grad
         assert images.grad is None
-
-    @pytest.mark.parametrize("classes", [CLASSES])
-    @pytest.mark.parametrize("shape", [(1, 12, 12)])
-    def test_it_learns_a_picture_per_class(self, make_spec: MakeSpec, shape: Shape, classes: int) -> None:
-        learner = new(make_spec(width=16, learning_rate=5e-3), shape, classes)
-        given = torch.arange(30) % classes
-        images = torch.full((30, *shape), -0.8)
-        for row, of in enumerate(given):
-            images[row, :, 3 * of + 1 : 3 * of + 4, 2:10] = 0.8  # a bar, lower for each class
-        before = self.error(learner.exported(), images, given)
-        learn(learner, (images, given), steps=60)
-        learner.finish([(images, given)])
-        assert self.error(learner.exported(), images, given) < 0.5 * before
-
-    @torch.no_grad()
-    def error(self, sampler: Sampler, images: Tensor, classes: Tensor) -> float:
-        made = sampler(torch.randn(len(images), sampler.noise), classes)
-        return float((made - images).abs().mean())
 
     def test_a_step_in_bfloat16(self, learner: Family, batch: Batch) -> None:
         with torch.autocast("cpu", torch.bfloat16):
@@ -165,6 +170,49 @@ class TestContract:
             one_family.finish([following])
         one, two = learner.exported().state_dict(), other.exported().state_dict()
         assert all(torch.equal(one[name], two[name]) for name in one)
+
+    def test_the_average_moves_towards_the_weights(self, learner: Family, batch: Batch) -> None:
+        learn(learner, batch, steps=1)
+        learner.step(*batch)
+        weights = copy.deepcopy(learner.sampler().state_dict())
+        far = [distance(learner.average, learner.sampler())]
+        for _ in range(5):
+            learner.average_weights()
+            far.append(distance(learner.average, learner.sampler()))
+        assert all(later < earlier for earlier, later in itertools.pairwise(far))
+        assert all(torch.equal(now, weights[name]) for name, now in learner.sampler().state_dict().items())
+        buffers = dict(learner.average.named_buffers())
+        for name, now in learner.sampler().named_buffers():
+            if not now.is_floating_point():
+                assert torch.equal(buffers[name], now)
+
+    def test_finish_leaves_it_ready_to_learn(self, learner: Family, batch: Batch) -> None:
+        learn(learner, batch)
+        weights = copy.deepcopy(learner.sampler())
+        learner.finish(iter([batch, batch]))
+        assert distance(weights, learner.sampler()) == 0
+        assert all(module.training for network in learner.networks.values() for module in network.modules())
+        assert all(torch.isfinite(value).all() for value in learner.exported().state_dict().values())
+
+
+class TestContract(Contract):
+    @pytest.mark.parametrize("classes", [CLASSES])
+    @pytest.mark.parametrize("shape", [(1, 12, 12)])
+    def test_it_learns_a_picture_per_class(self, make_spec: MakeSpec, shape: Shape, classes: int) -> None:
+        learner = new(make_spec(width=16, learning_rate=5e-3), shape, classes)
+        given = torch.arange(30) % classes
+        images = torch.full((30, *shape), -0.8)
+        for row, of in enumerate(given):
+            images[row, :, 3 * of + 1 : 3 * of + 4, 2:10] = 0.8  # a bar, lower for each class
+        before = self.error(learner.exported(), images, given)
+        learn(learner, (images, given), steps=60)
+        learner.finish([(images, given)])
+        assert self.error(learner.exported(), images, given) < 0.5 * before
+
+    @torch.no_grad()
+    def error(self, sampler: Sampler, images: Tensor, classes: Tensor) -> float:
+        made = sampler(torch.randn(len(images), sampler.noise), classes)
+        return float((made - images).abs().mean())
 
     def test_the_exported_sampler_makes_images(self, learner: Family, batch: Batch, shape: Shape) -> None:
         learn(learner, batch)
@@ -236,28 +284,87 @@ class TestContract:
         assert 0 == far[0] < far[1] < far[2] < far[3]
         assert not torch.equal(made[0], other)
 
-    def test_the_average_moves_towards_the_weights(self, learner: Family, batch: Batch) -> None:
-        learn(learner, batch, steps=1)
-        learner.step(*batch)
-        weights = copy.deepcopy(learner.sampler().state_dict())
-        far = [distance(learner.average, learner.sampler())]
-        for _ in range(5):
-            learner.average_weights()
-            far.append(distance(learner.average, learner.sampler()))
-        assert all(later < earlier for earlier, later in itertools.pairwise(far))
-        assert all(torch.equal(now, weights[name]) for name, now in learner.sampler().state_dict().items())
-        buffers = dict(learner.average.named_buffers())
-        for name, now in learner.sampler().named_buffers():
-            if not now.is_floating_point():
-                assert torch.equal(buffers[name], now)
 
-    def test_finish_leaves_it_ready_to_learn(self, learner: Family, batch: Batch) -> None:
+OF_TABLES: dict[str, tuple[type[FamilySpec], dict[str, Any]]] = {
+    "autoregressive": (AutoregressiveSpec, {}),
+    "gan": (TabularGanSpec, {"latent": 6}),
+    "gan-pack": (TabularGanSpec, {"latent": 6, "pack": 3, "loss": "hinge", "r1": 0.0}),
+    "vae": (TabularVaeSpec, {"latent": 6}),
+}
+
+
+class TestContractOfTables(Contract):
+    """The same for what makes cells, some of which may be given."""
+
+    @pytest.fixture(params=OF_TABLES.values(), ids=OF_TABLES.keys())
+    def make_spec(self, request: pytest.FixtureRequest) -> MakeSpec:
+        spec, options = request.param
+        return partial(spec, **{"embedding": 4, "width": 8, "features": 4, **options})
+
+    @pytest.fixture
+    def shape(self) -> Layout:
+        return Tokens((3, 7, 1, 2))
+
+    @pytest.fixture
+    def classes(self) -> int:
+        return 0
+
+    def test_the_exported_sampler_makes_cells(self, learner: Family, batch: Batch) -> None:
         learn(learner, batch)
-        weights = copy.deepcopy(learner.sampler())
-        learner.finish(iter([batch, batch]))
-        assert distance(weights, learner.sampler()) == 0
-        assert all(module.training for network in learner.networks.values() for module in network.modules())
-        assert all(torch.isfinite(value).all() for value in learner.exported().state_dict().values())
+        sampler = learner.exported()
+        assert not sampler.training
+        edges = [torch.full((1, sampler.noise), edge, dtype=torch.float64) for edge in (0, 1 - 2**-53)]
+        with torch.no_grad():
+            cells = sampler(torch.cat([noise_of(sampler, 100), *edges]), None)
+        assert cells.shape == (102, 4)
+        assert cells.dtype == torch.float64
+        assert cells.min() >= 0
+        assert (cells.floor() < torch.tensor(learner.tokens)).all()
+        assert len(cells[:100].unique(dim=0)) == 100
+
+    def test_what_is_given_comes_back_bit_for_bit(self, learner: Family, batch: Batch) -> None:
+        learn(learner, batch)
+        sampler = learner.exported()
+        cells, _ = batch_of(learner.layout, 0, seed=5)
+        for hidden in (torch.rand(ROWS, 4) < 0.5, torch.tensor([False, True, True, True]), torch.tensor([False])):
+            given = cells.masked_fill(hidden, torch.nan)
+            kept = given.clone()
+            with torch.no_grad():
+                made = sampler(noise_of(sampler, ROWS), given)
+            assert torch.equal(torch.where(given.isnan(), torch.nan, made).nan_to_num(-1), given.nan_to_num(-1))
+            assert not made.isnan().any()
+            assert torch.equal(kept.nan_to_num(-1), given.nan_to_num(-1))
+
+    def test_a_row_depends_on_its_own_noise_and_what_is_given_of_it_only(self, learner: Family, batch: Batch) -> None:
+        learn(learner, batch, steps=30)
+        sampler, tile = learner.exported(), 64
+        one, two = noise_of(sampler, 2 * tile).chunk(2)
+        of_one, of_two = (batch_of(learner.layout, 0, seed=seed, rows=tile)[0] for seed in (5, 6))
+        of_one, of_two = (cells.masked_fill(torch.rand(tile, 4) < 0.6, torch.nan) for cells in (of_one, of_two))
+        with torch.inference_mode():
+            alone = sampler(one, of_one)
+            for row in (0, 1, 31, 62, 63):
+                mixed, given = two.clone(), of_two.clone()
+                mixed[row], given[row] = one[row], of_one[row]
+                assert torch.equal(sampler(mixed, given)[row], alone[row])
+                of_others = torch.full_like(given, torch.nan)
+                of_others[row] = of_one[row]
+                assert torch.equal(sampler(mixed, of_others)[row], alone[row])
+
+    def test_a_variant_depends_on_its_own_row_and_noise_only(self, learner: Family, batch: Batch) -> None:
+        learn(learner, batch, steps=30)
+        sampler, tile = learner.exported(), 64
+        one, two = noise_of(sampler, 2 * tile).chunk(2)
+        shown, others = (batch_of(learner.layout, 0, seed=seed, rows=tile)[0] for seed in (5, 6))
+        given = torch.full_like(shown, torch.nan)
+        given[::2, 1] = 4.0
+        with torch.inference_mode():
+            alone = sampler.vary(shown, one, given, 0.7)
+            assert torch.equal(alone[::2, 1], given[::2, 1])
+            for row in (0, 1, 31, 62, 63):
+                cells, mixed, asked = others.clone(), two.clone(), torch.full_like(given, torch.nan)
+                cells[row], mixed[row], asked[row] = shown[row], one[row], given[row]
+                assert torch.equal(sampler.vary(cells, mixed, asked, 0.7)[row], alone[row])
 
 
 def test_the_average_is_an_exponential_one() -> None:

@@ -24,6 +24,7 @@ from raygen.datasets.columns import Category
 from raygen.datasets.storage import Folder
 from raygen.errors import OutputError, RaygenError
 from raygen.generators import artifact, noise
+from raygen.generators.base import Sampler
 from raygen.generators.generator import Generator, untrained
 from raygen.spec import CategoryField, FamilySpec, GanSpec, ImageField, VaeSpec
 
@@ -164,7 +165,7 @@ class TestRows:
     def test_the_networks_always_see_whole_and_aligned_tiles(self, unconditional: Generator) -> None:
         """So the rows of networks whose bits depend on the other rows, or on the place in the batch, are addressed too."""
 
-        class Gossip(torch.nn.Module):
+        class Gossip(Sampler):
             noise = 4
 
             def __init__(self) -> None:
@@ -176,7 +177,7 @@ class TestRows:
                 return torch.tanh(shade)[:, None, None, None].expand(-1, 3, 12, 9)
 
         for tile in (64, 10):
-            generator = dataclasses.replace(unconditional, sampler=Gossip(), tile=tile)  # type: ignore[arg-type]
+            generator = dataclasses.replace(unconditional, sampler=Gossip(), tile=tile)
             whole = generator.tensors(range(FAR, FAR + 200), 7, None)["picture"]
             assert whole.std() > 10
             for first, last in ((0, 1), (1, 2), (3, 9), (59, 60), (58, 130), (100, 200)):
@@ -231,7 +232,7 @@ class TestRows:
     def test_pixels_cover_minus_one_to_one(self, unconditional: Generator) -> None:
         """−1 is 0, 1 is 255, and what is between is rounded to the nearest."""
 
-        class Ramp(torch.nn.Module):
+        class Ramp(Sampler):
             noise = 1
 
             def __init__(self) -> None:
@@ -241,7 +242,7 @@ class TestRows:
             def forward(self, noise: torch.Tensor, classes: torch.Tensor | None) -> torch.Tensor:
                 return torch.linspace(-1, 1, 3 * 12 * 9).view(1, 3, 12, 9).repeat(len(noise), 1, 1, 1) + self.bias
 
-        batch = dataclasses.replace(unconditional, sampler=Ramp()).tensors(range(2), 7, None)  # type: ignore[arg-type]
+        batch = dataclasses.replace(unconditional, sampler=Ramp()).tensors(range(2), 7, None)
         np.testing.assert_array_equal(batch["picture"][1].ravel(), np.rint(np.linspace(0, 255, 3 * 12 * 9)))
 
 
@@ -395,7 +396,7 @@ class TestCondition:
         self, generator: Generator, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         codec = codec_of(category=Category(VALUES, (0, 1, 0, 3)))
-        draws = np.array([0.0, np.nextafter(0.25, 0), 0.25, np.nextafter(1, 0)])
+        draws = np.array([[0.0], [np.nextafter(0.25, 0)], [0.25], [np.nextafter(1, 0)]])
         monkeypatch.setattr(noise, "uniforms", lambda *_: draws)
         assert dataclasses.replace(generator, codec=codec).classes(range(4), 7).tolist() == [1, 1, 3, 3]  # type: ignore[union-attr]
 

@@ -11,13 +11,15 @@ They were made with PyTorch 2.13 on a CPU, in one thread; other CPUs differ from
 
 import pytest
 import torch
+from torch import Tensor
 
 from raygen.generators.families import FAMILIES, family
-from raygen.spec import AutoencoderSpec, GanSpec, VaeSpec
+from raygen.generators.networks import Layout, Tokens
+from raygen.spec import AutoencoderSpec, AutoregressiveSpec, GanSpec, TabularGanSpec, TabularVaeSpec, VaeSpec
 
-STEPS, ROWS, CLASSES, SHAPE = 8, 32, 4, (1, 16, 16)
+STEPS, ROWS, CLASSES, SHAPE, TOKENS = 8, 32, 4, (1, 16, 16), Tokens((4, 6, 3))
 # Every option is given: a better default is no reason for a curve to move.
-SPECS: dict[str, GanSpec | VaeSpec | AutoencoderSpec] = {
+SPECS: dict[str, GanSpec | VaeSpec | AutoencoderSpec | AutoregressiveSpec | TabularGanSpec | TabularVaeSpec] = {
     "gan": GanSpec(
         network="dcgan",
         latent=8,
@@ -78,6 +80,24 @@ SPECS: dict[str, GanSpec | VaeSpec | AutoencoderSpec] = {
         components=2,
         ema=0.99,
     ),
+    "autoregressive": AutoregressiveSpec(embedding=4, width=8, features=4, learning_rate=2e-3, ema=0.99),
+    "gan-tables": TabularGanSpec(
+        latent=4,
+        width=8,
+        embedding=4,
+        features=4,
+        loss="non_saturating",
+        pack=2,
+        temperature=0.5,
+        learning_rate=2e-3,
+        discriminator_learning_rate=2e-3,
+        beta1=0.5,
+        beta2=0.9,
+        r1=1.0,
+        marginals=0.5,
+        ema=0.99,
+    ),
+    "vae-tables": TabularVaeSpec(latent=4, width=8, embedding=4, features=4, learning_rate=2e-3, beta=0.5, ema=0.99),
 }
 SHOWN = {
     "gan": ["generator_loss", "discriminator_loss"],
@@ -86,18 +106,31 @@ SHOWN = {
     "vae-logistic": ["loss", "divergence"],
     "autoencoder": ["loss", "squared_error"],
     "autoencoder-mixture": ["loss", "squared_error"],
+    "autoregressive": ["loss"],
+    "gan-tables": ["generator_loss", "discriminator_loss"],
+    "vae-tables": ["reconstruction", "divergence"],
 }
 
 
-def curve(name: str) -> list[list[float]]:
-    """The losses of a few steps on fixed pictures, then the mean and the spread of what the generator makes."""
+def batch(layout: Layout) -> tuple[Tensor, Tensor | None]:
+    """Fixed pictures and their classes, or fixed cells."""
+    if isinstance(layout, Tokens):
+        rows = torch.arange(ROWS, dtype=torch.float64)
+        return torch.stack([rows % 4, rows**2 % 6 + 0.25, rows // 3 % 3], 1), None
     rows = torch.arange(ROWS, dtype=torch.float32)[:, None, None, None]
     y, x = torch.meshgrid(torch.arange(16.0), torch.arange(16.0), indexing="ij")
     images = torch.sin(0.3 * rows + 0.5 * x * (rows % CLASSES + 1) / CLASSES - 0.2 * y)
-    classes = torch.arange(ROWS) % CLASSES
+    return images, torch.arange(ROWS) % CLASSES
 
+
+def curve(name: str) -> list[list[float]]:
+    """The losses of a few steps on fixed rows, then the mean and the spread of what the generator makes."""
+    of = SPECS[name].makes
+    kind = family(SPECS[name].family, of)
+    layout = TOKENS if of == "tables" else SHAPE
+    images, classes = batch(layout)
     torch.manual_seed(0)
-    learner = family(SPECS[name].family)(SPECS[name], SHAPE, CLASSES, torch.device("cpu"))
+    learner = kind(SPECS[name], layout, CLASSES if classes is not None else 0, torch.device("cpu"))
     values = []
     for step in range(STEPS):
         learner.progress = step / STEPS
@@ -105,8 +138,10 @@ def curve(name: str) -> list[list[float]]:
         learner.average_weights()
         values.append([losses[shown].item() for shown in SHOWN[name]])
     learner.finish([(images, classes)])
+    sampler = learner.exported()
+    drawn = torch.rand(ROWS, sampler.noise, dtype=torch.float64) if sampler.uniform else torch.randn(ROWS, sampler.noise)
     with torch.no_grad():
-        made = learner.exported()(torch.randn(ROWS, learner.exported().noise), classes)
+        made = sampler(drawn, classes)
     return [*values, [made.mean().item(), made.std().item()]]
 
 
@@ -186,6 +221,39 @@ CURVES: dict[str, list[list[float]]] = {
         [146.5596, 146.1369],
         [145.0621, 144.584],
         [0.09415183, 0.1141921],
+    ],
+    "autoregressive": [
+        [4.186171],
+        [4.032698],
+        [3.945704],
+        [4.132558],
+        [4.07023],
+        [4.11267],
+        [4.101408],
+        [3.955966],
+        [2.208842, 1.531351],
+    ],
+    "gan-tables": [
+        [0.7573704, 1.380365],
+        [0.7478115, 1.397524],
+        [0.7495725, 1.394131],
+        [0.75152, 1.388065],
+        [0.7449174, 1.382865],
+        [0.7477974, 1.367552],
+        [0.7336471, 1.378322],
+        [0.7357705, 1.375042],
+        [2.313506, 1.520794],
+    ],
+    "vae-tables": [
+        [3.55243, 0.8708602],
+        [3.567594, 0.8532296],
+        [3.837832, 0.6944553],
+        [3.868154, 0.653281],
+        [3.644086, 0.6318975],
+        [3.860467, 0.5914468],
+        [3.590623, 0.5800474],
+        [3.731951, 0.4589972],
+        [2.058805, 1.547861],
     ],
 }
 

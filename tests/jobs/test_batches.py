@@ -11,7 +11,8 @@ import pytest
 
 from raygen.datasets import stream
 from raygen.datasets.codec import Batch, Codec
-from raygen.datasets.stream import Fragment, Piece
+from raygen.datasets.parquet import Fragment
+from raygen.datasets.stream import Piece
 from raygen.jobs import batches
 from raygen.jobs.batches import InMemory, Share, Streamed, pieces, some, steps
 from raygen.spec import ImageField

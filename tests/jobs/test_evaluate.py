@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from raygen.generators.generator import Generator
-from raygen.jobs import evaluate
-from raygen.jobs.evaluate import Rows
+from raygen.jobs import evaluate, evaluate_images
+from raygen.jobs.evaluate_images import Rows
 from raygen.jobs.project import Project
 from raygen.spec import GateRule
 
@@ -38,7 +38,7 @@ def test_it_is_the_mean_over_held_out_rows_of_known_classes(
         return -images[:, 0, 0, 0].astype(np.float64)
 
     monkeypatch.setattr(generator, "log_likelihood", known)
-    metric = evaluate._likelihood(generator, held, 0, None)
+    metric = evaluate_images._likelihood(generator, held, 0, None)
     nats = held.images[2:, 0, 0, 0]
     assert (metric["name"], metric["rows"], metric["samples"], metric["ceiling"]) == (NAME, 48, 100, None)
     assert metric["better"] == "lower"
@@ -50,16 +50,16 @@ def test_it_is_the_mean_over_held_out_rows_of_known_classes(
 
 def test_it_is_the_same_every_time(base: Spec, trained: Callable[[Spec], Project], held: Rows) -> None:
     generator = generator_of(base, trained, likelihood="logistic")
-    metric = evaluate._likelihood(generator, held, 0, None)
+    metric = evaluate_images._likelihood(generator, held, 0, None)
     assert np.isfinite(metric["value"])
-    assert evaluate._likelihood(generator, held, 0, None) == metric
+    assert evaluate_images._likelihood(generator, held, 0, None) == metric
 
 
 def test_no_more_rows_than_are_needed(
     base: Spec, trained: Callable[[Spec], Project], held: Rows, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(evaluate, "LIKELIHOOD_ROWS", 10)
-    metric = evaluate._likelihood(generator_of(base, trained, likelihood="gaussian"), held, 0, None)
+    monkeypatch.setattr(evaluate_images, "LIKELIHOOD_ROWS", 10)
+    metric = evaluate_images._likelihood(generator_of(base, trained, likelihood="gaussian"), held, 0, None)
     assert metric["rows"] == 10
 
 
@@ -70,7 +70,7 @@ def test_no_more_rows_than_are_needed(
 def test_where_there_is_none_it_says_why(
     base: Spec, trained: Callable[[Spec], Project], held: Rows, rows: int, strength: float | None, because: str
 ) -> None:
-    metric = evaluate._likelihood(generator_of(base, trained), held.take(slice(0, rows)), 0, strength)
+    metric = evaluate_images._likelihood(generator_of(base, trained), held.take(slice(0, rows)), 0, strength)
     assert metric["value"] is None
     assert because in metric["because"]
     judged = evaluate._judge(GateRule(metric=NAME, max=500.0), [metric])

@@ -9,21 +9,32 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from torch import Tensor
 
-from raygen.datasets.codec import Batch
+from raygen.datasets.codec import CELLS, Batch, Codec
+from raygen.datasets.columns import Category
 from raygen.datasets.storage import Folder
 from raygen.errors import OutputError
-from raygen.generators.base import Family
+from raygen.generators.base import Family, Sampler
 from raygen.generators.families import family
 from raygen.jobs import loop as module
 from raygen.jobs.batches import InMemory, Share
 from raygen.jobs.loop import Loop, rate, reduced, shares_statistics
-from raygen.jobs.watch import Best, Judge, Notes, Probes, unsound
+from raygen.jobs.watch import Best, JudgeOfImages, Making, Notes, Probes, judge, unsound
 from raygen.metrics.features import Pixels
-from raygen.spec import AutoencoderSpec, GanSpec, TrainSpec, VaeSpec, WatchSpec
+from raygen.spec import (
+    AutoencoderSpec,
+    AutoregressiveSpec,
+    CategoryField,
+    GanSpec,
+    ImageField,
+    TrainSpec,
+    VaeSpec,
+    WatchSpec,
+)
 
 CPU = torch.device("cpu")
 ROWS, CLASSES = 90, 3
@@ -46,6 +57,13 @@ def images(rows: int = ROWS) -> np.ndarray:
 
 DATA: Batch = {"image": images(), "label": np.arange(ROWS) % CLASSES}
 
+CODEC = Codec.of(
+    {"image": ImageField(height=16, width=16, channels=1), "label": CategoryField()},
+    pa.schema([("image", pa.binary()), ("label", pa.int64())]),
+    {"label": Category(tuple(range(CLASSES)), (ROWS // CLASSES,) * CLASSES)},
+)
+MAKING = Making(VaeSpec(condition="label"), CODEC, 0)
+
 
 def tensors(batch: Batch) -> tuple[Tensor, Tensor | None]:
     return torch.from_numpy(batch["image"]).float().div_(127.5).sub_(1), torch.from_numpy(batch["label"])
@@ -60,8 +78,8 @@ def learner(name: str = "vae", **options: Any) -> Family:
 
 
 def notes(run: Path, watch: WatchSpec | None = None) -> Notes:
-    probes = Probes(DATA["image"][:12], DATA["label"][:12], 0)
-    judge = Judge(Pixels.fit(DATA["image"]), DATA["image"], DATA["label"], 0)
+    probes = Probes(MAKING, DATA["image"][:12], DATA["label"][:12])
+    judge = JudgeOfImages(MAKING, Pixels.fit(DATA["image"]), DATA["image"], DATA["label"])
     return Notes(probes, lambda: judge, Folder(run), list(InMemory(DATA, 20, 0, Share(0, 1)).once()))
 
 
@@ -399,17 +417,57 @@ def test_more_label_agreement_and_less_frechet_distance_are_better() -> None:
 
 def test_diversity_is_that_within_classes() -> None:
     classes = DATA["label"][:30]
-    probes = Probes(DATA["image"][:30], classes, 0)
+    probes = Probes(MAKING, DATA["image"][:30], classes)
     assert probes.diversity(DATA["image"][:30]) == 1
     assert probes.diversity(DATA["image"][30:60]) == pytest.approx(1, abs=0.1)
     collapsed = DATA["image"][classes]  # one picture for each class
     assert probes.diversity(collapsed) == 0
-    assert Probes(DATA["image"][:30], None, 0).diversity(collapsed) > 0.5  # of which there are three
+    assert Probes(MAKING, DATA["image"][:30], None).diversity(collapsed) > 0.5  # of which there are three
+
+
+def test_rows_of_a_table_are_diverse_where_their_cells_are_in_other_bins() -> None:
+    codec = Codec.of(
+        {"a": CategoryField(), "b": CategoryField()},
+        pa.schema([("a", pa.string()), ("b", pa.string())]),
+        {"a": Category(("x", "y"), (50, 50)), "b": Category(("u", "v"), (50, 50))},
+    )
+    rng = np.random.default_rng(0)
+    real = rng.integers(0, 2, (100, 2)) + rng.random((100, 2)) * 0.9
+    probes = Probes.of(Making(AutoregressiveSpec(), codec, 0), {CELLS: real})
+    assert probes.diversity(np.floor(real) + 0.5) == 1  # where within its bin a cell is, is not counted
+    half = real.copy()
+    half[:, 0] = 1.2
+    assert probes.diversity(half) == pytest.approx(0.5, abs=0.05)
+    assert probes.diversity(half[:1].repeat(100, 0)) == 0
+    of_classes = Probes.of(Making(AutoregressiveSpec(condition="a"), codec, 0), {CELLS: real})
+    assert of_classes.classes is not None
+    assert (of_classes.classes == np.floor(real[:, 0])).all()
+    assert of_classes.diversity(half) == pytest.approx(1, abs=0.05)  # all of column a is its class
+
+
+def test_a_table_is_judged_by_its_quality() -> None:
+    codec = Codec.of({"a": CategoryField()}, pa.schema([("a", pa.string())]), {"a": Category(("x", "y"), (90, 10))})
+    making = Making(AutoregressiveSpec(), codec, 0)
+    held = np.array([[0.0]] * 90 + [[1.0]] * 10)
+    found = judge(making, {"held": {CELLS: held}})
+
+    class Same(Sampler):
+        noise = 1
+
+        def __init__(self, cell: float) -> None:
+            super().__init__()
+            self.cell = torch.nn.Parameter(torch.tensor(cell))
+
+        def forward(self, noise: Tensor, *given: Tensor | None) -> Tensor:
+            return torch.full((len(noise), 1), self.cell.item(), dtype=torch.float64)
+
+    assert found.scores(Same(0.0)) == {"quality": pytest.approx(0.9)}
+    assert found.scores(Same(1.0)) == {"quality": pytest.approx(0.1)}
 
 
 def test_probes_are_made_of_the_same_noise_and_do_not_disturb_the_training(tmp_path: Path) -> None:
     learns = learner()
-    probes = Probes(DATA["image"][:70], DATA["label"][:70], 0)
+    probes = Probes(MAKING, DATA["image"][:70], DATA["label"][:70])
     learns.average.train()
     torch.manual_seed(1)
     expected = torch.rand(3)
@@ -431,7 +489,7 @@ def test_curves_and_pictures_for_tensorboard(tmp_path: Path) -> None:
 
 def test_of_real_rows_that_are_alike_there_is_no_diversity_to_tell(tmp_path: Path) -> None:
     alike = Notes(
-        Probes(DATA["image"][:1].repeat(9, 0), np.zeros(9, np.int64), 0),
+        Probes(MAKING, DATA["image"][:1].repeat(9, 0), np.zeros(9, np.int64)),
         lambda: pytest.fail("nobody asked"),
         Folder(tmp_path),
     )

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raygen.datasets.stream import Fragment
+from raygen.datasets.parquet import Fragment
 from raygen.jobs.plan import (
     MOST_CUTS,
     NewRows,

@@ -23,7 +23,7 @@ import raygen
 from raygen.datasets.codec import Codec
 from raygen.datasets.columns import Category
 from raygen.generators.generator import Generator, untrained
-from raygen.jobs import evaluate
+from raygen.jobs import evaluate, evaluate_images
 from raygen.jobs.project import Project
 from raygen.jobs.report import write
 from raygen.jobs.train import placement, train
@@ -232,7 +232,7 @@ def test_what_is_evaluated_are_variants_with_the_labels_of_their_rows(rows: int)
     generator = Generator(spec, codec, untrained(spec, codec, torch.device("cpu")).exported())
     classes = np.arange(rows) % 5
     images = np.repeat(40 * classes + 30, 64).reshape(rows, 1, 8, 8).astype(np.uint8)
-    made = evaluate.variants(generator, evaluate.Rows(images, classes), 100, 0, 0.5)
+    made = evaluate_images.variants(generator, evaluate_images.Rows(images, classes), 100, 0, 0.5)
     assert made.classes is not None
     assert len(made.images) == len(made.classes) == 100
     np.testing.assert_array_equal(made.images.max((1, 2, 3)), 40 * made.classes + 30)

@@ -1,0 +1,230 @@
+"""What ``evaluate`` says of images: figures on features of them, and pictures to look at."""
+
+import io
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from raygen.datasets import stream
+from raygen.datasets.codec import Batch, Codec
+from raygen.errors import RaygenError
+from raygen.generators.generator import SAMPLES, Generator
+from raygen.jobs import progress
+from raygen.jobs.figures import metric, missing, number
+from raygen.jobs.project import Project
+from raygen.metrics import fidelity
+from raygen.metrics.features import Classifier, Features, Pixels
+
+AGREEMENT_ROWS = 2000
+PER_CLASS = 10
+MOST_CLASSES = 20  # that pictures are shown of
+NEIGHBOURS = 8
+LIKELIHOOD_ROWS = 1000
+
+
+class Rows(NamedTuple):
+    """Images uint8 ``(n, channels, height, width)`` and class indices ``(n,)``, where there are any."""
+
+    images: np.ndarray
+    classes: np.ndarray | None
+
+    def take(self, rows: np.ndarray | slice) -> "Rows":
+        return Rows(self.images[rows], None if self.classes is None else self.classes[rows])
+
+
+def compare(project: Project, generator: Generator, strength: float | None) -> dict[str, Any]:
+    """The figures of a generator's images, and pictures of them beside the report.
+
+    Args:
+        strength: how far the variants go that are to be written; None where those are new rows.
+
+    Returns:
+        What the report says of them: ``metrics``, ``by_class``, ``features``, ``rows``.
+    """
+    spec = project.spec
+    codec = stream.fit(project.source, spec.dataset)
+    label = spec.generator.condition or next(iter(codec.categories), None)
+    training, held = (_rows(batch, codec, label) for batch in stream.load(project.source, codec, spec.dataset.holdout))
+    features, because = _features(training, codec, label, spec.train.seed)
+    seed = spec.train.seed
+    if strength is None:
+        made = generator.tensors(range(AGREEMENT_ROWS), seed, generator.classes(range(AGREEMENT_ROWS), seed))
+        synthetic = _rows(made, codec, spec.generator.condition)
+    else:
+        chosen = np.random.default_rng(seed).permutation(len(training.images))
+        synthetic = variants(generator, training.take(chosen[:AGREEMENT_ROWS]), AGREEMENT_ROWS, seed, strength)
+
+    with progress.bar("evaluate", 3, "steps") as shown:
+        metrics = _distribution(features, synthetic, held, seed)
+        shown.update(1)
+        by_class: list[dict[str, Any]] = []
+        if isinstance(features, Classifier):
+            assert label is not None
+            values = [str(value) for value in codec.categories[label].values]
+            agreement, by_class = _agreement(features, synthetic, held, values)
+            metrics = [agreement, *metrics]
+        else:
+            metrics = [missing(name, because) for name in ("label_agreement", "classifier_score")] + metrics
+        if generator.sampler.has_likelihood:
+            metrics = [*metrics, _likelihood(generator, held, seed, strength)]
+        shown.update(2)
+        _pictures(project, generator, features, training, codec, seed, strength)
+        shown.update(3)
+    rows = {
+        "training": len(training.images),
+        "held_out": len(held.images),
+        "compared": min(len(held.images) // 2, AGREEMENT_ROWS),
+        "label_agreement": AGREEMENT_ROWS,
+    }
+    return {"features": features.name, "rows": rows, "metrics": metrics, "by_class": by_class}
+
+
+def variants(generator: Generator, real: Rows, count: int, seed: int, strength: float) -> Rows:
+    """Variants of rows, with their labels: the first of each row, then the second of each, until there are ``count``."""
+    classes = None if generator.spec.condition is None else real.classes
+    turns = range(1, 1 + -(-count // len(real.images)))
+    n = range(len(real.images))
+    made = [generator.variants(real.images, n, seed, classes, turn, strength) for turn in turns]
+    return real.take(np.arange(count) % len(n))._replace(images=np.concatenate(made)[:count])
+
+
+def _rows(batch: Batch, codec: Codec, label: str | None) -> Rows:
+    return Rows(batch[codec.image[0]], None if label is None else batch[label])
+
+
+def _features(training: Rows, codec: Codec, label: str | None, seed: int) -> tuple[Features, str]:
+    """A classifier trained on the real training rows; where it cannot be trained, pixels, and why."""
+    if label is None or training.classes is None:
+        return Pixels.fit(training.images), "the data has no category column to train a classifier on"
+    present = np.unique(training.classes)
+    if len(present) < 2:
+        return Pixels.fit(training.images), f"the training rows have one value of {label!r} only"
+    with progress.bar("classifier", 1, "epochs") as shown:
+
+        def tell(done: int, total: int) -> None:
+            shown.total = total
+            shown.update(done)
+
+        classes = len(codec.categories[label].values)
+        return Classifier.fit(training.images, training.classes, classes, seed, progress=tell), ""
+
+
+def _distribution(features: Features, synthetic: Rows, held: Rows, seed: int) -> list[dict[str, Any]]:
+    """Metrics of one set of rows against another: synthetic against half of the held-out rows, beside its other half."""
+    order = np.random.default_rng(seed).permutation(len(held.images))
+    n = min(len(order) // 2, len(synthetic.images))
+    if n == 0:
+        because = f"{len(held.images)} rows are held out, too few to compare with"
+        return [missing(name, because) for name in ("frechet_distance", *fidelity.Manifold._fields)]
+    halves = held.images[order[:n]], held.images[order[n : 2 * n]]
+    reference, ceiling, candidate = (features(images) for images in (*halves, synthetic.images[:n]))
+    scored: list[dict[str, Any]] = []
+
+    def score(name: str, statistic: Callable[[np.ndarray], float], rows: np.ndarray, real: np.ndarray) -> None:
+        try:
+            interval = fidelity.bootstrap_interval(statistic, rows, seed=seed, resamples=50)
+            scored.append(metric(name, statistic(rows), statistic(real), interval, features.name, n))
+        except RaygenError as error:
+            scored.append(missing(name, error.what))
+
+    def manifold(name: str) -> Callable[[np.ndarray], float]:
+        return lambda rows: float(getattr(fidelity.precision_recall_density_coverage(reference, rows), name))
+
+    score("frechet_distance", lambda rows: fidelity.frechet_distance(reference, rows), candidate, ceiling)
+    for name in fidelity.Manifold._fields:
+        score(name, manifold(name), candidate, ceiling)
+    if isinstance(features, Classifier):
+        probabilities = (features.probabilities(images) for images in (synthetic.images[:n], halves[1]))
+        score("classifier_score", fidelity.classifier_score, *probabilities)
+    return scored
+
+
+def _agreement(
+    classifier: Classifier, synthetic: Rows, held: Rows, values: list[str]
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Label agreement, over all rows and by class; its ceiling is the classifier's accuracy on held-out real rows."""
+    if synthetic.classes is None:
+        return missing("label_agreement", "the generator has no condition, so its rows have no label"), []
+    if held.classes is None or not len(held.images):
+        return missing("label_agreement", "no rows are held out"), []
+    known = held.take(held.classes >= 0)
+    made, real = classifier.probabilities(synthetic.images), classifier.probabilities(known.images)
+    share, n = fidelity.label_agreement(made, synthetic.classes), len(made)
+    interval = fidelity.wilson_interval(round(share * n), n)
+    ceiling = fidelity.label_agreement(real, np.asarray(known.classes))
+    of_made = fidelity.label_agreement_by_class(made, synthetic.classes, len(values))
+    of_real = fidelity.label_agreement_by_class(real, np.asarray(known.classes), len(values))
+    by_class = [
+        {"class": value, "label_agreement": number(a), "ceiling": number(b)}
+        for value, a, b in zip(values, of_made, of_real, strict=True)
+    ]
+    return metric("label_agreement", share, ceiling, interval, classifier.name, n), by_class
+
+
+def _likelihood(generator: Generator, held: Rows, seed: int, strength: float | None) -> dict[str, Any]:
+    """Nats that held-out rows cost on average. Real data has no such figure of its own, so there is no ceiling."""
+    name = "negative_log_likelihood"
+    if strength is not None:
+        return missing(name, "it says how likely new rows are, and these are variants")
+    known = held if generator.spec.condition is None or held.classes is None else held.take(held.classes >= 0)
+    shown = known.take(np.random.default_rng(seed).permutation(len(known.images))[:LIKELIHOOD_ROWS])
+    n = len(shown.images)
+    if n == 0:
+        return missing(name, "no rows are held out")
+    classes = None if generator.spec.condition is None else shown.classes
+    try:
+        nats = -generator.log_likelihood(shown.images, range(n), seed, classes)
+    except RaygenError as error:
+        return missing(name, error.what)
+    interval = fidelity.bootstrap_interval(lambda rows: float(rows.mean()), nats, seed=seed)
+    return {**metric(name, nats.mean(), None, interval, "likelihood", n), "samples": SAMPLES}
+
+
+def _pictures(
+    project: Project,
+    generator: Generator,
+    features: Features,
+    training: Rows,
+    codec: Codec,
+    seed: int,
+    strength: float | None,
+) -> None:
+    """Beside the report: real and synthetic rows by class, and synthetic rows with their nearest training rows.
+
+    Where ``strength`` says that they are variants, they are shown as columns, each below the real row that it varies.
+    """
+    condition = generator.spec.condition
+    classes = range(min(MOST_CLASSES, len(codec.categories[condition].values)) if condition else PER_CLASS)
+    real, made = [], []
+    for index in classes:
+        if condition is None or training.classes is None:
+            pool, given = np.arange(index * PER_CLASS, (index + 1) * PER_CLASS) % len(training.images), None
+        else:
+            pool, given = np.flatnonzero(training.classes == index), np.full(PER_CLASS, index)
+        if not len(pool):
+            continue  # held-out rows alone have this class
+        real.append(training.images[pool[np.arange(PER_CLASS) % len(pool)]])
+        if strength is None:
+            rows = range(index * PER_CLASS, (index + 1) * PER_CLASS)
+            made.append(generator.tensors(rows, seed, given)[codec.image[0]])
+        else:
+            varied = Rows(real[-1][:1], None if given is None else given[:1])
+            made.append(variants(generator, varied, PER_CLASS, seed, strength).images)
+    shown = np.concatenate(made)[:: max(1, len(made) * PER_CLASS // NEIGHBOURS)][:NEIGHBOURS]
+    nearest, _ = fidelity.nearest(features(shown), features(training.images))
+    if strength is not None:
+        made = list(np.stack([np.concatenate([row[:1], column]) for row, column in zip(real, made, strict=True)], axis=1))
+    for name, rows_ in (("real", real), ("synthetic", made), ("neighbours", [shown, training.images[nearest]])):
+        project.report.write(f"{name}.png", grid(rows_))
+
+
+def grid(rows: list[np.ndarray]) -> bytes:
+    """A PNG of rows of images, each uint8 ``(n, channels, height, width)`` with the same n, one pixel apart."""
+    images = np.stack(rows)
+    padded = np.pad(images, ((0, 0), (0, 0), (0, 0), (1, 1), (1, 1)), constant_values=128)
+    across = padded.transpose(0, 3, 1, 4, 2).reshape(padded.shape[0] * padded.shape[3], -1, padded.shape[2])
+    buffer = io.BytesIO()
+    Image.fromarray(across[:, :, 0] if across.shape[2] == 1 else across).save(buffer, "PNG")
+    return buffer.getvalue()
