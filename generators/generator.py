@@ -384,10 +384,8 @@ def untrained(spec: GeneratorSpec, codec: Codec, device: torch.device) -> Any:
         )
     if kind != spec.makes:
         raise RaygenError(f"the family {spec.family!r} does not make {kind}", f"these do: {', '.join(FAMILIES[kind])}")
-    layout: Layout = Tokens.of(codec.cells, spec.condition)
-    if not codec.is_table:
-        _, size = codec.image
-        layout = size.channels, size.height, size.width
+    size = None if codec.is_table else codec.image[1]
+    layout: Layout = Tokens.of(codec.cells, spec.condition) if size is None else (size.channels, size.height, size.width)
     classes = len(codec.category(spec.condition).values) if spec.condition else 0
     return made(spec, layout, classes, device)
 
