@@ -210,13 +210,14 @@ class Reader:
     def joined(self, pieces: Sequence[Piece]) -> Batch:
         """The rows of pieces as one batch, each of which is let go once it is there: memory is for little more than it."""
         rows, there = sum(piece.take for piece in pieces), 0
-        none = {**self.codec.encode(self.codec.arrow.empty_table()), ROW: np.arange(0)}
-        whole = {name: np.empty((rows, *values.shape[1:]), values.dtype) for name, values in none.items()}
+        whole: Batch = {}
         for part in self.read(pieces):
             start, there = there, there + len(part[ROW])
             for name, values in part.items():
+                if name not in whole:
+                    whole[name] = np.empty((rows, *values.shape[1:]), values.dtype)
                 whole[name][start:there] = values
-        return whole
+        return whole or {**self.codec.encode(self.codec.arrow.empty_table()), ROW: np.arange(0)}
 
     def everything(self) -> Batch:
         """All of those rows."""
@@ -226,7 +227,8 @@ class Reader:
     def plain(self, pieces: Sequence[Piece]) -> pa.Table:
         """The rows of pieces as the source has them, read in this process: the columns of a table that are learnt."""
         found = (table for piece in pieces for table, _ in self._rows(piece))
-        return pa.concat_tables([self.source.arrow.empty_table().select(self._names), *found])
+        none = pa.schema([self.source.arrow.field(name) for name in self._names]).empty_table()
+        return pa.concat_tables([none, *found])
 
     def _encode(self, items: dict[str, Any]) -> Iterator[Batch]:
         wanted = zip(_items(items), items["skip"], items["take"], items["seed"], strict=True)
