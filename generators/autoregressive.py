@@ -10,10 +10,8 @@ from raygen.generators.base import Family, Losses, Sampler, local
 from raygen.generators.bounds import CANDIDATES, Bounds, Choice, allowed
 from raygen.generators.bounds import cells as bounded
 from raygen.generators.conditionals import Conditionals
+from raygen.generators.tabular import PLACES, drawn
 from raygen.spec import AutoregressiveSpec
-
-PLACES = 2**32
-"""Within a token: so few that the sum of the two is exact in float64, and the place stays below 1."""
 
 
 class Autoregressive(Family):
@@ -153,10 +151,3 @@ class ConditionalSampler(Sampler):
         cells = images.masked_fill(~kept, torch.nan)
         given = cells if classes is None else torch.where(classes.isnan(), cells, classes)
         return self(torch.cat([rest, where], 1), given)  # type: ignore[no-any-return]
-
-
-def drawn(chances: Tensor, uniform: Tensor) -> Tensor:
-    """Indices, int64 ``(n,)``, of chances ``(n, choices)`` by uniform numbers in [0, 1), ``(n,)``."""
-    cumulative = chances.cumsum(1)
-    below = uniform.float().clamp(0, 1 - 2**-23)[:, None] * cumulative[:, -1:]
-    return torch.searchsorted(cumulative, below, right=True)[:, 0].clamp(max=chances.shape[1] - 1)

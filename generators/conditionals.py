@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from raygen.generators.networks import Tokens
+from raygen.generators.tabular import cross_entropy
 
 
 class Conditionals(nn.Module):
@@ -32,9 +33,8 @@ class Conditionals(nn.Module):
 
     def forward(self, tokens: Tensor, seen: Tensor) -> Tensor:
         features = self.features(self.norm(self.known(tokens, seen)).relu_()).relu_()
-        scores = (score(own) for score, own in zip(self.scores, features.chunk(len(self.tokens), 1), strict=True))
-        losses = [F.cross_entropy(s.float(), of, reduction="none") for s, of in zip(scores, tokens.unbind(1), strict=True)]
-        return -torch.stack(losses, 1)
+        scores = [score(own) for score, own in zip(self.scores, features.chunk(len(self.tokens), 1), strict=True)]
+        return -cross_entropy(scores, tokens)
 
     def known(self, tokens: Tensor, seen: Tensor) -> Tensor:
         """What is known of rows, ``(n, width)``, from the tokens that are seen."""

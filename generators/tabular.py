@@ -1,13 +1,18 @@
-"""Networks that ``gan`` and ``vae`` share on tables: what is seen of a row, and the scores of each column's tokens."""
+"""What families of tables share: what is seen of a row, the scores of each column's tokens, and cells drawn by them."""
 
 import itertools
+from abc import abstractmethod
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from raygen.generators.autoregressive import PLACES, drawn
+from raygen.generators.base import Sampler
 from raygen.generators.networks import Tokens
+
+PLACES = 2**32
+"""Within a token: so few that the sum of the two is exact in float64, and the place stays below 1."""
 
 
 class Seen(nn.Module):
@@ -83,3 +88,32 @@ def cells(scores: list[Tensor], noise: Tensor, given: Tensor) -> Tensor:
     tokens = [drawn(of.float().softmax(1), uniform) for of, uniform in zip(scores, which.unbind(1), strict=True)]
     made = torch.stack(tokens, 1) + (where * PLACES).floor() / PLACES
     return torch.where(given.isnan(), made, given)
+
+
+def drawn(chances: Tensor, uniform: Tensor) -> Tensor:
+    """Indices, int64 ``(n,)``, of chances ``(n, choices)`` by uniform numbers in [0, 1), ``(n,)``."""
+    cumulative = chances.cumsum(1)
+    below = uniform.float().clamp(0, 1 - 2**-23)[:, None] * cumulative[:, -1:]
+    return torch.searchsorted(cumulative, below, right=True)[:, 0].clamp(max=chances.shape[1] - 1)
+
+
+class LatentSampler(Sampler):
+    """Of ``gan`` and ``vae``: a row's noise is the latent, and two numbers for each cell: which token, and where in it."""
+
+    tile: ClassVar[int] = 1024
+    uniform: ClassVar[bool] = True
+    threads: ClassVar[int | None] = 1  # a column at a time they would wait for each other
+
+    def __init__(self, latent: int, columns: int) -> None:
+        super().__init__()
+        self.latent, self.columns, self.noise = latent, columns, latent + 2 * columns
+
+    def forward(self, noise: Tensor, given: Tensor | None) -> Tensor:
+        of_latent, of_cells = noise.tensor_split([self.latent], dim=1)
+        given = noise.new_full((len(noise), self.columns), torch.nan) if given is None else given
+        return cells(self.scores(latents(of_latent), *split(given)), of_cells, given)
+
+    @abstractmethod
+    def scores(self, latent: Tensor, tokens: Tensor, given: Tensor) -> list[Tensor]:
+        """Of each column's tokens, ``(n, tokens)``: of standard normals ``(n, latent)``, and of what is given: tokens int64
+        ``(n, columns)``, and which of them are, bool ``(n, columns)``."""

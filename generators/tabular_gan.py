@@ -1,6 +1,5 @@
 """``gan`` on tables, in the manner of CTGAN (Xu et al. 2019, arXiv 1907.00503)."""
 
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -188,20 +187,10 @@ def apart(tokens: Tensor, chances: list[Tensor]) -> Tensor:
     return torch.stack(apart).mean()
 
 
-class TabularGanSampler(Sampler):
-    """A row's noise is the latent, and two numbers for each cell: which token, and where within it."""
-
-    tile: ClassVar[int] = 1024
-    uniform: ClassVar[bool] = True
-    threads: ClassVar[int | None] = 1  # a column at a time they would wait for each other
-
+class TabularGanSampler(tabular.LatentSampler):
     def __init__(self, network: TabularGenerator, latent: int) -> None:
-        super().__init__()
+        super().__init__(latent, len(network.tokens))
         self.network = network
-        self.latent, self.noise = latent, latent + 2 * len(network.tokens)
 
-    def forward(self, noise: Tensor, given: Tensor | None) -> Tensor:
-        of_latent, of_cells = noise.tensor_split([self.latent], dim=1)
-        given = noise.new_full((len(noise), len(self.network.tokens)), torch.nan) if given is None else given
-        scores = self.network(tabular.latents(of_latent), *tabular.split(given))
-        return tabular.cells(scores, of_cells, given)
+    def scores(self, latent: Tensor, tokens: Tensor, given: Tensor) -> list[Tensor]:
+        return self.network(latent, tokens, given)  # type: ignore[no-any-return]

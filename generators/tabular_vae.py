@@ -1,6 +1,5 @@
 """``vae`` on tables, in the manner of TVAE (Xu et al. 2019, arXiv 1907.00503)."""
 
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -89,21 +88,13 @@ class TabularVae(Family):
         return loss, {name: value.detach() for name, value in shown.items()}
 
 
-class TabularVaeSampler(Sampler):
-    """A row's noise is a latent of p(z), and two numbers for each cell: which token, and where within it."""
-
-    tile: ClassVar[int] = 1024
-    uniform: ClassVar[bool] = True
-    threads: ClassVar[int | None] = 1  # a column at a time they would wait for each other
+class TabularVaeSampler(tabular.LatentSampler):
+    """The latent is one of p(z | what is given)."""
 
     def __init__(self, network: TabularVariational, latent: int) -> None:
-        super().__init__()
+        super().__init__(latent, len(network.tokens))
         self.network = network
-        self.latent, self.noise = latent, latent + 2 * len(network.tokens)
 
-    def forward(self, noise: Tensor, given: Tensor | None) -> Tensor:
-        of_latent, of_cells = noise.tensor_split([self.latent], dim=1)
-        given = noise.new_full((len(noise), len(self.network.tokens)), torch.nan) if given is None else given
-        known, mean, log_variance = self.network.known(*tabular.split(given))
-        latent = mean + tabular.latents(of_latent) * torch.exp(0.5 * log_variance)
-        return tabular.cells(self.network.scores(latent, known), of_cells, given)
+    def scores(self, latent: Tensor, tokens: Tensor, given: Tensor) -> list[Tensor]:
+        known, mean, log_variance = self.network.known(tokens, given)
+        return self.network.scores(mean + latent * torch.exp(0.5 * log_variance), known)
