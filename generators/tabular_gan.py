@@ -1,6 +1,5 @@
 """``gan`` on tables, in the manner of CTGAN (Xu et al. 2019, arXiv 1907.00503)."""
 
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F

@@ -1,6 +1,5 @@
 """``vae`` on tables, in the manner of TVAE (Xu et al. 2019, arXiv 1907.00503)."""
 
-
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
