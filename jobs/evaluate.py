@@ -17,6 +17,7 @@ from raygen.generators.base import STRENGTH
 from raygen.generators.generator import Generator
 from raygen.jobs import evaluate_images, evaluate_tables
 from raygen.jobs.project import REPORT, Project, read_json, write_json
+from raygen.jobs.registry import Registry
 from raygen.spec import GateRule, Spec
 
 
@@ -50,6 +51,7 @@ def evaluate(project: Project) -> dict[str, Any]:
         **compared,
         "inputs": _inputs(project),
     }
+    Registry(project.folder).keep(report)
     write_json(project.report, REPORT, report)
     return report
 

@@ -1,8 +1,9 @@
-"""``run``: train, evaluate, gate, augment, report; each step finds out by itself whether it is done."""
+"""``run``: train, evaluate, gate, promote, augment, report; each step finds out by itself whether it is done."""
 
 from raygen.errors import RaygenError
 from raygen.jobs import augment, evaluate, report, train
 from raygen.jobs.project import Project
+from raygen.jobs.registry import Registry
 
 
 def up_to_date(project: Project) -> bool:
@@ -14,6 +15,8 @@ def up_to_date(project: Project) -> bool:
     if project.result() is None or (evaluation := evaluate.evaluated(project)) is None or not report.current(project):
         return False
     evaluate.check_gate(evaluation)
+    if Registry(project.folder).promoted(evaluation["generator"]) is None:
+        return False
     return project.spec.augment is None or augment.written(project) is not None
 
 
@@ -21,7 +24,7 @@ def run(project: Project) -> None:
     """The whole job.
 
     Raises:
-        RaygenError: what a step raises; a GateError when the generator is not good enough, before anything is augmented.
+        RaygenError: what a step raises; a GateError when the generator is not good enough, before anything is published.
     """
     report.require()
     project.check_outputs()
@@ -29,6 +32,9 @@ def run(project: Project) -> None:
     evaluation = evaluate.evaluate(project)
     report.write(project)
     evaluate.check_gate(evaluation)
+    registry = Registry(project.folder)
+    if registry.promoted(evaluation["generator"]) is None:  # once only: a rollback is not undone by running again
+        registry.promote(evaluation["generator"])
     if project.spec.augment is not None:
         augment.augment(project)
         report.write(project)
@@ -50,6 +56,7 @@ def describe(project: Project) -> list[tuple[str, str]]:
         ),
         ("", "done" if project.result() else "not done" if not (project.run / "checkpoints").names() else "begun"),
         ("evaluate", f"{len(spec.gate)} gate rules -> {project.report.uri}"),
+        ("promote", f"if it passes, unless it once was -> {project.folder.uri}/registry"),
     ]
     if spec.augment is not None:
         lines += [

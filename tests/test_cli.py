@@ -15,7 +15,7 @@ from PIL import Image
 from raygen.load import load_spec
 
 RAYGEN = Path(sys.executable).with_name("raygen")
-COMMANDS = ["init", "run", "train", "evaluate", "augment", "verify"]
+COMMANDS = ["init", "run", "train", "evaluate", "augment", "verify", "models"]
 
 
 def raygen(*arguments: str | Path, folder: Path | None = None) -> subprocess.CompletedProcess[str]:

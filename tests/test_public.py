@@ -23,6 +23,7 @@ PUBLIC = [
     "augment",
     "evaluate",
     "load_spec",
+    "models",
     "run",
     "sample",
     "train",

@@ -8,6 +8,7 @@
     manifest = raygen.augment(spec)                      # what was written
     raygen.verify("store/digits/dataset").problems       # files and rows that are not as they were made
     raygen.sample(spec, range(1000, 1100))               # the dataset's rows 1000 to 1099, made again
+    raygen.models("store/digits").promote("3f2a")        # the generator that endpoints are to use from now on
     generator.sample(range(100), seed=1, condition=3)    # any rows, as a pyarrow.Table
 
 Everything is imported when it is first used: ``import raygen`` costs neither torch nor Ray.
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from raygen.errors import DataError, GateError, OutputError, RaygenError, ResourceError, SpecError
 
 if TYPE_CHECKING:
-    from raygen.api import augment, evaluate, run, sample, train, verify
+    from raygen.api import augment, evaluate, models, run, sample, train, verify
     from raygen.generators.generator import Generator
     from raygen.load import load_spec
     from raygen.spec import Spec
@@ -36,6 +37,7 @@ __all__ = [
     "augment",
     "evaluate",
     "load_spec",
+    "models",
     "run",
     "sample",
     "train",
@@ -48,6 +50,7 @@ _WHERE = {
     "load_spec": "raygen.load",
     "augment": "raygen.api",
     "evaluate": "raygen.api",
+    "models": "raygen.api",
     "run": "raygen.api",
     "sample": "raygen.api",
     "train": "raygen.api",

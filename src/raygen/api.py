@@ -16,6 +16,7 @@ from raygen.jobs import pipeline, report
 from raygen.jobs import train as train_job
 from raygen.jobs import verify as verify_job
 from raygen.jobs.project import Project
+from raygen.jobs.registry import Registry
 from raygen.load import load_spec
 from raygen.spec import Spec
 
@@ -90,7 +91,7 @@ def verify(output: str | Path, rows: int | None = 1000, generator: str | Path | 
 
 
 def run(spec: Source, overwrite: bool = False) -> None:
-    """Train, evaluate, gate, augment and report; what is done for the same data and spec is not done again.
+    """Train, evaluate, gate, promote, augment and report; what is done for the same data and spec is not done again.
 
     Args:
         overwrite: as for :func:`augment`.
@@ -103,3 +104,16 @@ def run(spec: Source, overwrite: bool = False) -> None:
     if not pipeline.up_to_date(project):
         with connected():
             pipeline.run(project)
+
+
+def models(project: Source) -> Registry:
+    """The registry of a project: its generators and which one is current, with ``versions``, ``promotions``, ``current``,
+    ``show``, ``diff``, ``promote`` and ``rollback``.
+
+    Args:
+        project: a spec, or the folder or URI ``<storage>/<name>``.
+
+    Raises:
+        RaygenError: no generator is there.
+    """
+    return Registry.of(project)

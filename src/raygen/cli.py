@@ -4,13 +4,14 @@ import contextlib
 import json
 import os
 import sys
-import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from raygen import cli_models
+from raygen.console import Debug, errors, figures
 from raygen.errors import RaygenError
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+app.add_typer(cli_models.app, name="models")
 
 SpecPath = Annotated[Path, typer.Argument(metavar="SPEC", help="The spec, a YAML file (raygen init writes one).")]
 Overrides = Annotated[
@@ -29,7 +31,6 @@ Overrides = Annotated[
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved spec and what would be done; do nothing.")]
 Verbose = Annotated[bool, typer.Option("--verbose", help="Show Ray's own messages and its workers' output.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Replace another job's dataset; it stays until the new one is whole.")
 ]
@@ -43,7 +44,7 @@ def init(
     debug: Debug = False,
 ) -> None:
     """Look at Parquet and write a commented spec for it."""
-    with _errors(debug):
+    with errors(debug):
         from raygen.jobs.init import first_spec
 
         if output.exists():
@@ -128,7 +129,7 @@ def evaluate(
             with connected(verbose, training=False):
                 result = job.evaluate(project)
         report.write(project)
-        _table(result)
+        figures(result)
         print(f"report     {project.report.uri}/{report.PAGE}")
         job.check_gate(result)
 
@@ -179,7 +180,7 @@ def verify(
     debug: Debug = False,
 ) -> None:
     """Compare a dataset with its manifest, and its rows with what its generator makes. Exit code 1 on a difference."""
-    with _errors(debug):
+    with errors(debug):
         from raygen.datasets.storage import Folder
         from raygen.jobs import verify as job
 
@@ -204,7 +205,7 @@ def verify(
 @contextlib.contextmanager
 def _job(path: Path, overrides: list[str], dry_run: bool, debug: bool, overwrite: bool = False) -> Iterator["Project"]:
     """The project of a spec; with ``--dry-run`` a description instead of the job."""
-    with _errors(debug):
+    with errors(debug):
         from raygen.load import load_spec
 
         spec = load_spec(path, overrides)
@@ -217,31 +218,6 @@ def _job(path: Path, overrides: list[str], dry_run: bool, debug: bool, overwrite
         yield project
 
 
-@contextlib.contextmanager
-def _errors(debug: bool) -> Iterator[None]:
-    """One line what, one line what to do, and the exit code; a traceback only with ``--debug``."""
-    try:
-        yield
-    except (typer.Exit, typer.Abort):
-        raise
-    except RaygenError as error:
-        if debug:
-            traceback.print_exc()
-        typer.secho(f"error: {error.what}", err=True, fg="red")
-        typer.echo(f"  {error.hint}", err=True)
-        raise typer.Exit(error.exit_code) from None
-    except KeyboardInterrupt:
-        typer.echo("interrupted; the same command goes on from here", err=True)
-        raise typer.Exit(130) from None
-    except Exception as error:
-        if debug:
-            traceback.print_exc()
-        reason = (str(error).strip().splitlines() or [""])[0]
-        typer.secho(f"error: unexpected {type(error).__name__}: {reason}", err=True, fg="red")
-        typer.echo("  the same command goes on from here; --debug shows where it happened", err=True)
-        raise typer.Exit(1) from None
-
-
 def _describe(project: "Project") -> None:
     from raygen.jobs import pipeline
 
@@ -251,30 +227,18 @@ def _describe(project: "Project") -> None:
         print(f"# {name:<9} {text}")
 
 
-def _table(report: dict[str, object]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table("metric", "synthetic", "95 %", "real (ceiling)", box=None, header_style="")
-    for metric in report["metrics"]:  # type: ignore[attr-defined]
-        if metric["value"] is None:
-            table.add_row(metric["name"], "–", "", f"not computed: {metric['because']}")
-        else:
-            low, high = metric["interval"]
-            ceiling = "–" if metric["ceiling"] is None else f"{metric['ceiling']:.3f}"
-            table.add_row(metric["name"], f"{metric['value']:.3f}", f"{low:.3f} to {high:.3f}", ceiling)
-    Console(highlight=False).print(table)
-
-
 def _tell(project: "Project") -> None:
     """Where everything is."""
     from raygen.jobs import evaluate as job
     from raygen.jobs import report
+    from raygen.jobs.registry import Registry
 
     if (result := job.evaluated(project)) is not None:
-        _table(result)
+        figures(result)
         print(f"verdict    {result['verdict']}")
     print(f"generator  {project.trained().uri}")
+    if (now := Registry(project.folder).current()) is not None:
+        print(f"current    {'this one' if now.digest == project.trained().name else now.digest}, by promotion {now}")
     print(f"report     {project.report.uri}/{report.PAGE}")
     if project.spec.augment is not None and (manifest := project.output.manifest()) is not None:
         print(f"dataset    {project.output.folder.uri}/data  {manifest['rows']:,} rows, {len(manifest['parts'])} files")

@@ -70,6 +70,14 @@ def test_the_rows_show_what_they_say(made: dict[str, Any]) -> None:
     assert report["verdict"] == "passed"
 
 
+def test_what_passes_is_current_on_its_report(made: dict[str, Any]) -> None:
+    (promotion,) = raygen.models(made).promotions()
+    (artifact,) = (root(made) / "generators").iterdir()
+    assert (promotion.digest, promotion.action, promotion.forced) == (artifact.name, "promote", False)
+    evaluated = [root(made) / "report" / "report.json", root(made) / "registry" / "evaluations" / f"{artifact.name}.json"]
+    assert [json.loads(file.read_text()) for file in evaluated] == [promotion.evaluation] * 2
+
+
 def test_the_report_needs_nothing_else(made: dict[str, Any]) -> None:
     page = (root(made) / "report" / "report.html").read_text()
     assert page.count("data:image/png;base64,") == 3
@@ -158,6 +166,7 @@ def test_a_failed_gate_stops_before_anything_is_written(small: dict[str, Any]) -
         with pytest.raises(raygen.GateError):
             job({**small, "gate": [{"metric": "label_agreement", "min": 0.999}]})
     assert not (root(small) / "dataset").exists()
+    assert raygen.models(small).current() is None
     assert json.loads((root(small) / "report" / "report.json").read_text())["verdict"] == "failed"
 
 
