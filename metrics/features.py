@@ -21,6 +21,7 @@ Labels = npt.NDArray[np.integer[Any]]
 
 SMALLEST = 8  # pixels; two poolings leave 2 of them
 SIDE = 64  # pixels a side that a classifier looks at, at most
+THUMBNAIL = 16  # pixels a side where the pixels themselves are the features, at most
 CHUNK = 512  # images a network sees at once when it predicts
 
 
@@ -60,6 +61,7 @@ class Classifier:
         epochs: int = 6,
         batch_size: int = 64,
         progress: Callable[[int, int], None] | None = None,
+        weights: npt.ArrayLike | None = None,
     ) -> "Classifier":
         """Trains on real images only; on the GPU where there is one.
 
@@ -74,6 +76,7 @@ class Classifier:
             epochs: passes over the images.
             batch_size: images per step, at least 2.
             progress: called after each epoch with (epochs done, epochs).
+            weights: how much an image of each class counts, ``(classes,)``, 0 or more; by default as much as any other.
 
         Raises:
             DataError: the images or the labels are not what is said above, or fewer than 2.
@@ -95,7 +98,8 @@ class Classifier:
             torch.default_generator.manual_seed(seed)
             network = Network(images.shape[1], classes)
         network.to(device)
-        _train(network, images, labels, epochs, batch_size, torch.Generator().manual_seed(seed), progress)
+        of_class = None if weights is None else torch.from_numpy(np.asarray(weights, dtype=np.float32)).to(device)
+        _train(network, images, labels, epochs, batch_size, torch.Generator().manual_seed(seed), progress, of_class)
         return cls(network, images.shape[1])
 
     def __call__(self, images: Images) -> Floats:
@@ -158,7 +162,6 @@ class Pixels:
     """
 
     name = "pixels"
-    side = 16  # at most so many pixels a side are looked at
     most = 64  # at most so many components
 
     def __init__(self, mean: Floats, components: Floats, channels: int, size: tuple[int, int]) -> None:
@@ -175,7 +178,7 @@ class Pixels:
             DataError: fewer than 2 images, neither 1 nor 3 channels, or fewer than 8 pixels a side.
         """
         _check(images, least=2)
-        pixels = cls._pixels(images)
+        pixels = _thumbnails(images)
         mean = pixels.mean(axis=0, dtype=np.float64)
         _, vectors = np.linalg.eigh(np.cov(pixels, rowvar=False, dtype=np.float64))
         d = min(cls.most, len(images) - 1, len(mean))
@@ -194,12 +197,23 @@ class Pixels:
                 f"images are {images.shape[2:]} pixels where {self.size} are wanted",
                 "compare images of the size that the features were fitted on",
             )
-        return np.asarray((self._pixels(images) - self.mean) @ self.components, dtype=np.float32)
+        return np.asarray((_thumbnails(images) - self.mean) @ self.components, dtype=np.float32)
 
-    @classmethod
-    def _pixels(cls, images: Images) -> Floats:
-        shrunken = [_shrink(chunk, cls.side).flatten(1) for chunk in _chunks(images)]
-        return np.asarray(torch.cat(shrunken).numpy(), dtype=np.float32)
+
+class Thumbnails:
+    """The pixels themselves, of images made small: learnt from nothing, so that no set of images is nearer for having been
+    learnt from. What says whether training images are given away needs that."""
+
+    name = "thumbnails"
+
+    def __call__(self, images: Images) -> Floats:
+        """Returns the pixels, 0 to 1, averaged by area to at most 16 x 16: float32 ``(n, up to 256 · channels)``.
+
+        Raises:
+            DataError: no images, neither 1 nor 3 channels, or fewer than 8 pixels a side.
+        """
+        _check(images, least=1)
+        return _thumbnails(images)
 
 
 def _train(
@@ -210,6 +224,7 @@ def _train(
     batch_size: int,
     generator: torch.Generator,
     progress: Callable[[int, int], None] | None,
+    weights: torch.Tensor | None,
 ) -> None:
     """Fits ``network`` in place by cross-entropy, with the one-cycle schedule of Smith & Topin (2018)."""
     device = next(network.parameters()).device
@@ -221,7 +236,7 @@ def _train(
     for epoch in range(epochs):
         for index in torch.randperm(len(images), generator=generator).tensor_split(batches):
             logits = network(_shifted(images, index, generator).to(device))
-            loss = functional.cross_entropy(logits, targets[index].to(device), label_smoothing=0.05)
+            loss = functional.cross_entropy(logits, targets[index].to(device), weights, label_smoothing=0.05)
             optimizer.zero_grad()
             torch.autograd.backward(loss)
             optimizer.step()
@@ -249,6 +264,11 @@ def _shrink(images: torch.Tensor, side: int) -> torch.Tensor:
     """Maps uint8 images to floats from 0 to 1, averaged by area down to at most ``side`` pixels each way."""
     height, width = images.shape[2:]
     return functional.adaptive_avg_pool2d(images.float() / 255, (min(height, side), min(width, side)))
+
+
+def _thumbnails(images: Images) -> Floats:
+    shrunken = [_shrink(chunk, THUMBNAIL).flatten(1) for chunk in _chunks(images)]
+    return np.asarray(torch.cat(shrunken).numpy(), dtype=np.float32)
 
 
 def _check(images: Images, least: int, channels: tuple[int, ...] = (1, 3)) -> None:

@@ -54,7 +54,7 @@ def frechet_distance(a: Array, b: Array) -> float:
     Raises:
         DataError: a value is not finite, a set has fewer than 2 rows, or the widths differ.
     """
-    a, b = _pair(a, b, least=2)
+    a, b = feature_pair(a, b, least=2)
     spread_a, spread_b = (np.atleast_2d(np.cov(rows, rowvar=False)) for rows in (a, b))
     # With Σ = R Rᵀ the eigenvalues of Σa Σb are the squared singular values of Raᵀ Rb: no root of a rounded eigenvalue
     # is taken, which is what makes singular covariances lose half of their digits.
@@ -105,7 +105,7 @@ def precision_recall_density_coverage(real: Array, fake: Array, k: int = 5) -> M
     """
     if k < 1:
         raise DataError(f"k is {k}", "give a k of at least 1")
-    real, fake = _pair(real, fake, least=max(2, k + 1))
+    real, fake = feature_pair(real, fake, least=max(2, k + 1))
     real_radius, fake_radius = _radius(real, k), _radius(fake, k)
     around = np.zeros(len(fake), dtype=np.int64)  # real neighbourhoods that each fake row is in
     recalled, covered = np.zeros(len(real), dtype=bool), np.zeros(len(real), dtype=bool)
@@ -222,7 +222,7 @@ def nearest(queries: Array, references: Array) -> tuple[npt.NDArray[np.int64], F
     Raises:
         DataError: a value is not finite, a set has no rows, or the widths differ.
     """
-    queries, references = _pair(queries, references, least=1)
+    queries, references = feature_pair(queries, references, least=1)
     indices = np.empty(len(queries), dtype=np.int64)
     for block, squared in _squared_distances(queries, references):
         indices[block] = squared.argmin(axis=1)
@@ -263,7 +263,29 @@ def _squared_distances(a: Floats, b: Floats) -> Iterator[tuple[slice, Floats]]:
         yield block, squared
 
 
-def _pair(a: Array, b: Array, least: int) -> tuple[Floats, Floats]:
+def nearest_distances(queries: Array, references: Array, k: int) -> Floats:
+    """Euclidean distances from every query to its k nearest references, the nearest first: float64 ``(n, k)``.
+
+    Raises:
+        DataError: as `nearest`, or there are fewer than k references.
+    """
+    queries, references = feature_pair(queries, references, least=1)
+    if not 1 <= k <= len(references):
+        raise DataError(f"there are {len(references)} rows, and {k} neighbours are wanted", "give more rows")
+    distances = np.empty((len(queries), k))
+    for block, squared in _squared_distances(queries, references):
+        found = np.argpartition(squared, k - 1, axis=1)[:, :k]
+        # Again, without the rounding of the products, which near copies would be lost in.
+        distances[block] = np.linalg.norm(queries[block, None] - references[found], axis=2)
+    return np.sort(distances, axis=1)
+
+
+def feature_pair(a: Array, b: Array, least: int) -> tuple[Floats, Floats]:
+    """Two sets of features as float64 ``(n, d)`` and ``(m, d)``.
+
+    Raises:
+        DataError: a value is not finite, a set has fewer than ``least`` rows, or the widths differ.
+    """
     first, second = _rows(a, least), _rows(b, least)
     if first.shape[1] != second.shape[1]:
         raise DataError(f"features are {first.shape[1]} and {second.shape[1]} wide", "compute both with the same extractor")

