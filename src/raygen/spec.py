@@ -494,6 +494,23 @@ MetricOfTables = Literal[
 ]
 
 
+class EvaluateSpec(Strict):
+    """How a generator is judged.
+
+    Attributes:
+        features: what the figures of images are measured on; ``auto`` is a classifier trained on the real rows where they
+            have labels, else their pixels.
+        usefulness: whether downstream models are trained on synthetic rows, and on real and synthetic ones.
+        target: the category that those predict: ``generator.condition`` by default, or else the only category.
+        seeds: under how many they are trained.
+    """
+
+    features: Annotated[str, Field(min_length=1)] = "auto"
+    usefulness: bool = True
+    target: str | None = None
+    seeds: Annotated[int, Field(ge=2)] = 3
+
+
 class GateRule(Strict):
     """A metric of the report and the least or most it may be."""
 
@@ -626,6 +643,7 @@ class Spec(Strict):
     dataset: DatasetSpec
     generator: GeneratorSpec
     train: TrainSpec = TrainSpec()
+    evaluate: EvaluateSpec = EvaluateSpec()
     gate: list[GateRule] = []
     augment: AugmentSpec | None = None
     serve: ServeSpec = ServeSpec()
