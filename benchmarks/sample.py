@@ -19,7 +19,8 @@ from PIL import Image
 from raygen.datasets.codec import Codec
 from raygen.datasets.columns import Category
 from raygen.generators.generator import Generator, untrained
-from raygen.spec import CategoryField, GanSpec, ImageField
+from raygen.options import GanSpec
+from raygen.spec import CategoryField, ImageField
 
 ROWS = 4096
 TARGET = 0.9

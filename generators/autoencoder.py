@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from raygen.generators import networks
 from raygen.generators.base import Family, Losses, Sampler, local
 from raygen.generators.density import Density, Mixture
-from raygen.spec import AutoencoderSpec
+from raygen.options import AutoencoderSpec
 
 
 class Deterministic(nn.Module):

@@ -11,7 +11,7 @@ from raygen.generators.bounds import CANDIDATES, Bounds, Choice, allowed
 from raygen.generators.bounds import cells as bounded
 from raygen.generators.conditionals import Conditionals
 from raygen.generators.tabular import PLACES, drawn
-from raygen.spec import AutoregressiveSpec
+from raygen.options import AutoregressiveSpec
 
 
 class Autoregressive(Family):

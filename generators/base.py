@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from raygen.generators.networks import Layout, Shape, Tokens
-from raygen.spec import FamilySpec, LearnedSpec
+from raygen.options import FamilySpec, LearnedSpec
 
 Losses = dict[str, Tensor]
 """Scalars to show, detached and left on the device."""

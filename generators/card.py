@@ -5,7 +5,7 @@ from typing import Any
 
 from raygen.datasets.codec import Codec
 from raygen.generators.families import family
-from raygen.spec import GeneratorSpec
+from raygen.options import GeneratorSpec
 
 
 def card(spec: GeneratorSpec, codec: Codec, digest: str, lineage: Mapping[str, Any]) -> str:

@@ -9,7 +9,7 @@ from torch.optim import Optimizer
 
 from raygen.generators import augmentation, discriminators, networks
 from raygen.generators.base import Family, Losses, Sampler, local
-from raygen.spec import GanSpec
+from raygen.options import GanSpec
 
 
 class Gan(Family):

@@ -26,7 +26,7 @@ from raygen.generators.base import STRENGTH, TILE, Sampler, threads
 from raygen.generators.card import card
 from raygen.generators.families import family
 from raygen.generators.networks import Layout, Tokens
-from raygen.spec import FAMILIES, GeneratorSpec
+from raygen.options import FAMILIES, GeneratorSpec
 
 SAMPLES = 100  # of the latent, for a row's likelihood
 _SPEC: TypeAdapter[GeneratorSpec] = TypeAdapter(GeneratorSpec)

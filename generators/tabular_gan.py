@@ -9,7 +9,7 @@ from raygen.generators import tabular
 from raygen.generators.base import Family, Losses, Sampler, local
 from raygen.generators.gan import discriminator_loss, generator_loss
 from raygen.generators.networks import Tokens
-from raygen.spec import TabularGanSpec
+from raygen.options import TabularGanSpec
 
 
 class TabularGenerator(nn.Module):

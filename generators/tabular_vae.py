@@ -7,7 +7,7 @@ from torch.optim import Optimizer
 from raygen.generators import tabular
 from raygen.generators.base import Family, Losses, Sampler, local
 from raygen.generators.networks import Tokens
-from raygen.spec import TabularVaeSpec
+from raygen.options import TabularVaeSpec
 
 
 class TabularVariational(nn.Module):

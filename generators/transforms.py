@@ -13,7 +13,7 @@ from torch import Tensor
 from raygen.errors import RaygenError
 from raygen.generators.base import Family, Sampler
 from raygen.generators.networks import Shape
-from raygen.spec import TransformsSpec
+from raygen.options import TransformsSpec
 
 DRAWS = (
     *("horizontal_flip", "vertical_flip", "crop", "crop_right", "crop_down", "rotate", "right", "down", "scale", "shear"),

@@ -10,7 +10,7 @@ from raygen.errors import RaygenError
 from raygen.generators import networks
 from raygen.generators.base import Family, Losses, Sampler, local
 from raygen.generators.likelihood import LIKELIHOODS, Likelihood
-from raygen.spec import VaeSpec
+from raygen.options import VaeSpec
 
 
 class Variational(nn.Module):

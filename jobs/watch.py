@@ -20,7 +20,7 @@ from raygen.generators.generator import Generator, classes_of
 from raygen.jobs.figures import HIGHER
 from raygen.metrics import fidelity, tables
 from raygen.metrics.features import Classifier, Features, Pixels
-from raygen.spec import GeneratorSpec
+from raygen.options import GeneratorSpec
 
 EXPLODED = 100.0
 """Times what a loss was at first."""

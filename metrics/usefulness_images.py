@@ -13,7 +13,7 @@ from raygen.metrics import usefulness
 from raygen.metrics.features import CHUNK, Classifier, Images, Labels
 from raygen.metrics.fidelity import Floats
 from raygen.metrics.usefulness import AUGMENTED, CLASS_WEIGHTS, NOTHING, REAL, SYNTHETIC, TRANSFORMS, Usefulness
-from raygen.spec import TransformsSpec
+from raygen.options import TransformsSpec
 
 BATCH = 64
 LEAST_STEPS = 150  # with fewer the network has learnt nothing yet

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from raygen.errors import SpecError
 from raygen.load import load_spec
-from raygen.spec import AutoencoderSpec, DatasetSpec, GanSpec, Spec, TabularGanSpec, TabularVaeSpec, VaeSpec
+from raygen.options import AutoencoderSpec, GanSpec, TabularGanSpec, TabularVaeSpec, VaeSpec
+from raygen.spec import DatasetSpec, Spec
 
 DOCUMENTED = """\
 name: digits

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from raygen.generators.families import FAMILIES
-from raygen.spec import FAMILIES as OPTIONS
-from raygen.spec import FamilySpec
+from raygen.options import FAMILIES as OPTIONS
+from raygen.options import FamilySpec
 
 SPECS = OPTIONS["images"]
 

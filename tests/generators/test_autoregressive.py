@@ -19,7 +19,8 @@ from raygen.generators.base import Sampler
 from raygen.generators.conditionals import Conditionals
 from raygen.generators.generator import Generator, untrained
 from raygen.generators.networks import Tokens
-from raygen.spec import AutoencoderSpec, AutoregressiveSpec, CategoryField, ImageField
+from raygen.options import AutoencoderSpec, AutoregressiveSpec
+from raygen.spec import CategoryField, ImageField
 
 LEARNT = {"width": 64, "features": 32, "learning_rate": 0.005}
 CPU = torch.device("cpu")

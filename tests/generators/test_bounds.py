@@ -21,7 +21,8 @@ from raygen.generators.bounds import Choice
 from raygen.generators.conditionals import Conditionals
 from raygen.generators.generator import Generator
 from raygen.generators.networks import Tokens
-from raygen.spec import AutoregressiveSpec, CategoryField
+from raygen.options import AutoregressiveSpec
+from raygen.spec import CategoryField
 
 ROWS = 20_000
 SHAPE = (3, 4, 2)

@@ -22,15 +22,7 @@ from raygen.generators.gan import Gan
 from raygen.generators.likelihood import Bernoulli
 from raygen.generators.networks import Layout, Shape, Tokens
 from raygen.generators.vae import Vae, Variational
-from raygen.spec import (
-    AutoencoderSpec,
-    AutoregressiveSpec,
-    FamilySpec,
-    GanSpec,
-    TabularGanSpec,
-    TabularVaeSpec,
-    VaeSpec,
-)
+from raygen.options import AutoencoderSpec, AutoregressiveSpec, FamilySpec, GanSpec, TabularGanSpec, TabularVaeSpec, VaeSpec
 
 CPU = torch.device("cpu")
 ROWS, CLASSES = 16, 3

@@ -15,7 +15,7 @@ from torch.func import functional_call, grad
 from raygen.generators.discriminators import Auxiliary
 from raygen.generators.gan import Gan, between, discriminator_loss, generator_loss, r1_penalty, slope_penalty
 from raygen.generators.networks import Shape
-from raygen.spec import GanSpec
+from raygen.options import GanSpec
 
 SHAPE, ROWS, CLASSES = (1, 8, 8), 16, 3
 
@@ -424,7 +424,7 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from raygen.generators.gan import Gan
-from raygen.spec import GanSpec
+from raygen.options import GanSpec
 
 rank, rendezvous, options = int(sys.argv[1]), sys.argv[2], eval(sys.argv[3])
 torch.set_num_threads(1)

@@ -26,7 +26,8 @@ from raygen.errors import OutputError, RaygenError
 from raygen.generators import artifact, noise
 from raygen.generators.base import Sampler
 from raygen.generators.generator import Generator, untrained
-from raygen.spec import CategoryField, FamilySpec, GanSpec, ImageField, VaeSpec
+from raygen.options import FamilySpec, GanSpec, VaeSpec
+from raygen.spec import CategoryField, ImageField
 
 MakeSpec = Callable[..., FamilySpec]
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from raygen.generators.families import FAMILIES, family
 from raygen.generators.networks import Layout, Tokens
-from raygen.spec import AutoencoderSpec, AutoregressiveSpec, GanSpec, TabularGanSpec, TabularVaeSpec, VaeSpec
+from raygen.options import AutoencoderSpec, AutoregressiveSpec, GanSpec, TabularGanSpec, TabularVaeSpec, VaeSpec
 
 STEPS, ROWS, CLASSES, SHAPE, TOKENS = 8, 32, 4, (1, 16, 16), Tokens((4, 6, 3))
 # Every option is given: a better default is no reason for a curve to move.

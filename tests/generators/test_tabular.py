@@ -18,15 +18,8 @@ from raygen.generators.generator import Generator, untrained
 from raygen.generators.networks import Tokens
 from raygen.generators.tabular import given_in_training
 from raygen.generators.tabular_gan import TabularGan, by_sampling
-from raygen.spec import (
-    CategoryField,
-    FamilySpec,
-    GanSpec,
-    ImageField,
-    TabularGanSpec,
-    TabularVaeSpec,
-    VaeSpec,
-)
+from raygen.options import FamilySpec, GanSpec, TabularGanSpec, TabularVaeSpec, VaeSpec
+from raygen.spec import CategoryField, ImageField
 
 CPU = torch.device("cpu")
 TOKENS = Tokens((3, 4))

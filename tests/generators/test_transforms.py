@@ -18,7 +18,8 @@ from raygen.errors import RaygenError, SpecError
 from raygen.generators.generator import Generator, untrained
 from raygen.generators.transforms import DRAWS, TransformSampler
 from raygen.load import load_spec
-from raygen.spec import CategoryField, ImageField, TransformsSpec
+from raygen.options import TransformsSpec
+from raygen.spec import CategoryField, ImageField
 
 OFF: dict[str, Any] = {"rotate": 0, "translate": 0, "scale": [1, 1], "brightness": 0, "contrast": 0}
 EVERYTHING: dict[str, Any] = dict(

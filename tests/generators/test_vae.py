@@ -11,7 +11,7 @@ from torch.distributions import MultivariateNormal
 from raygen.errors import RaygenError
 from raygen.generators.likelihood import Bernoulli, Gaussian, Likelihood
 from raygen.generators.vae import MeanSampler, Vae
-from raygen.spec import VaeSpec
+from raygen.options import VaeSpec
 
 CPU = torch.device("cpu")
 SHAPE, ROWS = (1, 8, 8), 12

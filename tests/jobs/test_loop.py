@@ -25,16 +25,8 @@ from raygen.jobs.batches import InMemory, Share
 from raygen.jobs.loop import Loop, rate, reduced, shares_statistics
 from raygen.jobs.watch import Best, JudgeOfImages, Making, Notes, Probes, judge, unsound
 from raygen.metrics.features import Pixels
-from raygen.spec import (
-    AutoencoderSpec,
-    AutoregressiveSpec,
-    CategoryField,
-    GanSpec,
-    ImageField,
-    TrainSpec,
-    VaeSpec,
-    WatchSpec,
-)
+from raygen.options import AutoencoderSpec, AutoregressiveSpec, GanSpec, VaeSpec
+from raygen.spec import CategoryField, ImageField, TrainSpec, WatchSpec
 
 CPU = torch.device("cpu")
 ROWS, CLASSES = 90, 3

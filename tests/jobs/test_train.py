@@ -28,7 +28,8 @@ from raygen.jobs.project import Project
 from raygen.jobs.report import write
 from raygen.jobs.train import placement, train
 from raygen.load import load_spec
-from raygen.spec import CategoryField, ElasticSpec, ImageField, TransformsSpec
+from raygen.options import TransformsSpec
+from raygen.spec import CategoryField, ElasticSpec, ImageField
 
 
 def command(job: str, spec: dict[str, Any], folder: Path) -> list[str]:
