@@ -7,6 +7,11 @@ from raygen.datasets.codec import Codec
 from raygen.generators.families import family
 from raygen.options import GeneratorSpec
 
+WARNING = (
+    "Distances and copies alone are no guarantee of privacy: "
+    "a bad figure is a leak, and a good one is no proof that there is none."
+)
+
 
 def card(spec: GeneratorSpec, codec: Codec, digest: str, lineage: Mapping[str, Any]) -> str:
     """Markdown, with the metadata that model hubs read."""
@@ -43,6 +48,7 @@ generator = raygen.Generator.load("<this folder>")
 
 Digest `{digest}`, made for data with fingerprint `{lineage.get("data", "unknown")}`
 ({lineage.get("rows", "?")} rows). Synthetic rows can resemble real ones: look at the report before you share them.
+{WARNING}
 
 Last training metrics:
 

@@ -20,6 +20,7 @@ from raygen.datasets.commit import Output, differing
 from raygen.datasets.storage import Folder
 from raygen.errors import OutputError, RaygenError
 from raygen.generators.base import STRENGTH
+from raygen.generators.card import WARNING
 from raygen.generators.generator import Generator, versions
 from raygen.jobs import evaluate, progress
 from raygen.jobs.plan import Plan, Shard, plan
@@ -370,6 +371,8 @@ def _card(project: Project, generator: Generator, planned: Plan) -> list[str]:
         f"Made by a `{generator.spec.family}` generator with digest `{generator.digest}` and seed {asked.seed}, which",
         f"learnt from {generator.lineage.get('rows', '?')} rows of `{project.spec.dataset.path}`. Synthetic rows can",
         "resemble real ones. Any of them can be made again from the generator, the seed and its number, the column `_row`.",
+        "",
+        WARNING,
     ]
     if asked.variants:
         lines.append(

@@ -2,36 +2,37 @@
 
 import base64
 import hashlib
-import io
 import json
-from itertools import chain
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-import numpy as np
+import pyarrow as pa
 
 from raygen.datasets.storage import Folder
 from raygen.errors import RaygenError
+from raygen.generators import artifact
+from raygen.generators.card import WARNING
+from raygen.jobs import glossary, plots
 from raygen.jobs.project import REPORT, Project, read_json
+from raygen.metrics.usefulness import AUGMENTED
 
 PAGE = "report.html"
 MOST_COLUMNS = 24
 """Of a table, that are drawn."""
-EXPLAINED = {
-    "label_agreement": "share of rows that a classifier trained on real rows takes for the class that was asked for",
-    "frechet_distance": "distance of the features' means and covariances from those of held-out real rows",
-    "classifier_score": "certainty and variety of the classifier's predictions: the Inception Score's formula",
-    "precision": "share of synthetic rows that lie among real ones: are they plausible?",
-    "recall": "share of real rows that lie among synthetic ones: is the variety there?",
-    "density": "how deep among real rows the synthetic ones lie; 1 is like real rows",
-    "coverage": "share of real rows with a synthetic one nearby: is anything left out?",
-    "quality": "the mean of the next two, as SDMetrics has it",
-    "column_shapes": "how alike the columns' distributions are: 1 − Kolmogorov–Smirnov, or 1 − total variation distance",
-    "pair_trends": "how alike correlations and contingency tables of related columns are",
-    "discriminator_auc": "how well a classifier tells synthetic rows from real ones: 0.5 not at all, 1 always",
-    "identical_share": "share of rows that equal a training row; beside it, that of held-out rows, which do so by chance",
-    "membership_auc": "how well training rows are told from held-out ones by the nearest synthetic row: 0.5 not at all",
-    "closer_share": "share of synthetic rows that are closer to training rows than to as many held-out ones: 0.5 is even",
-    "negative_log_likelihood": "−log p of a held-out row, in nats, at most (importance-weighted bound)",
+MOST_CLASSES = 20
+MOST_PAIRS = 15
+SECTIONS = {
+    "gate": "Gate",
+    "fidelity": "Fidelity and diversity",
+    "usefulness": "Usefulness",
+    "privacy": "Privacy",
+    "rows": "Real beside synthetic",
+    "classes": "By class",
+    "allocation": "Allocation",
+    "training": "How it learnt",
+    "dataset": "The dataset",
+    "again": "How to make it again",
 }
 
 
@@ -69,26 +70,103 @@ def write(project: Project) -> Folder:
     report = read_json(project.report, REPORT)
     if report is None:
         raise RaygenError(f"{project.report.uri}: there is no {REPORT}", "evaluate first: raygen evaluate SPEC")
+    # A table tells nothing of pictures, and the other way round.
+    pictures = None if report.get("by_column") is not None else _pictures(project.report)
     environment = jinja2.Environment(loader=jinja2.PackageLoader("raygen.jobs", "."), autoescape=True)
     manifest = project.output.manifest() if project.spec.augment else None
     history = _history(project.run)
+    use = report.get("usefulness")
+    scored = _scored(use) if use and "scores" in use else []
+    shown = {
+        "gate": report["gate"],
+        "usefulness": use,
+        "classes": (classes := _classes(report, manifest)),
+        "allocation": report.get("allocation"),
+    }
+    script, style = (Path(__file__).with_name(f"report.{kind}").read_text() for kind in ("js", "css"))
     page = environment.get_template("report.html").render(
         report=report,
+        summary=report.get("summary") or [_verdict(report)],
+        sections=[(name, called) for name, called in SECTIONS.items() if shown.get(name, True)],
+        by_name={metric["name"]: metric for metric in report["metrics"]},
+        bounds=_bounds(report["gate"]),
+        explained=glossary.EXPLAINED,
+        words=glossary,
+        plots=plots,
+        warning=WARNING,
+        use=use,
+        scored=scored,
+        scores=plots.scores(use, scored) if use and scored else [],
+        pictures=pictures,
+        columns=plots.columns(_dated(project, report.get("by_column") or []), MOST_COLUMNS),
+        pairs=_worst(report.get("by_pair") or []),
+        classes=classes,
+        curves=plots.curves(history),
+        epochs=len(history),
         manifest=manifest,
         output=project.output.folder.uri if manifest else None,
-        classes=_classes(report, manifest),
-        explained=EXPLAINED,
-        pictures=None if report.get("by_column") is not None else _pictures(project.report),
-        most_columns=MOST_COLUMNS,
-        columns=_columns(report["by_column"]) if report.get("by_column") else None,
-        curves=_curves(history) if history else None,
-        epochs=len(history),
         spec=project.spec.to_yaml(),
         run=project.run.uri,
+        lineage=_lineage(project, report),
         mark=_mark(project),
+        style=style,
+        script=script,
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
     project.report.write(PAGE, page.encode())
     return project.report
+
+
+def _verdict(report: Mapping[str, Any]) -> str:
+    """In a sentence, of a report that has none."""
+    rules = [rule["because"] for rule in report["gate"] if report["verdict"] == "passed" or not rule["passed"]]
+    told = {"passed": "Passed its gate: ", "failed": "Failed its gate; nothing was published: "}
+    return told.get(report["verdict"], "No gate was set: judge the figures below, and add gate: to the spec") + "; ".join(
+        rules
+    )
+
+
+def _bounds(gate: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
+    """What the gate compares each metric with."""
+    found: dict[str, list[float]] = {}
+    for rule in gate:
+        bounds = [rule["bound"]] if "bound" in rule else [rule.get("min"), rule.get("max")]
+        found.setdefault(rule["metric"], []).extend(bound for bound in bounds if bound is not None)
+    return found
+
+
+def _scored(usefulness: Mapping[str, Any]) -> list[str]:
+    """The classes that are drawn, in their order: of many, those with the largest lift either way."""
+    by_class = usefulness["scores"].get(AUGMENTED, {}).get("by_class", {})
+    lifts = {name: scored["lift"]["value"] for name, scored in by_class.items()}
+    most = sorted(lifts, key=lambda name: -abs(lifts[name] or 0.0))[:MOST_CLASSES]
+    return [name for name in lifts if name in most]
+
+
+def _dated(project: Project, by_column: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The columns with times as text, instead of numbers in the unit of their Arrow type."""
+    dated = []
+    for column in by_column:
+        column = {**column, "histogram": dict(column["histogram"])}
+        if column["kind"] == "datetime":
+            type_ = project.source.arrow.field(column["column"]).type
+            counted = pa.array([round(place) for place in column["histogram"]["places"]], pa.int64())
+            times = counted.cast(pa.int32() if type_.bit_width == 32 else pa.int64()).cast(type_).cast(pa.string())
+            column["histogram"]["places"] = [time[:19] for time in times.to_pylist()]  # seconds are enough
+        dated.append(column)
+    return dated
+
+
+def _worst(by_pair: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The pairs of columns that are furthest below what real rows score."""
+    known = [pair for pair in by_pair if pair["trend"] is not None]
+    return sorted(known, key=lambda pair: pair["trend"] - (1.0 if pair["ceiling"] is None else pair["ceiling"]))[:MOST_PAIRS]
+
+
+def _lineage(project: Project, report: Mapping[str, Any]) -> dict[str, Any]:
+    """What the generator is made of."""
+    document = read_json(project.folder / "generators" / report["generator"], artifact.DOCUMENT)
+    return document["lineage"] if document else {}
 
 
 def _classes(report: dict[str, Any], manifest: dict[str, Any] | None) -> list[dict[str, Any]]:
@@ -109,71 +187,3 @@ def _history(run: Folder) -> list[dict[str, Any]]:
 def _pictures(folder: Folder) -> dict[str, str]:
     files = {name: folder.read(f"{name}.png") for name in ("real", "synthetic", "neighbours")}
     return {name: "data:image/png;base64," + base64.b64encode(file).decode() for name, file in files.items()}
-
-
-def _columns(by_column: list[dict[str, Any]]) -> str:
-    """The distributions of columns as one SVG: real rows as bars, synthetic ones as a line; of many the worst."""
-    from matplotlib.figure import Figure
-
-    worst = sorted(by_column, key=lambda column: column["shape"])[:MOST_COLUMNS]
-    shown = [column for column in by_column if column in worst]
-    figure = Figure(figsize=(9, 1.9 * -(-len(shown) // 3)), layout="constrained")
-    for index, column in enumerate(shown):
-        axes, found = figure.add_subplot(-(-len(shown) // 3), 3, index + 1), column["histogram"]
-        places = np.arange(len(found["real"]))
-        axes.bar(places, found["real"], color="#8a94a6", width=0.9)
-        axes.step(places, found["synthetic"], where="mid", color="#3b7dd8", linewidth=1.5)
-        axes.set_title(_short(column["column"], 28), fontsize=9, loc="left", parse_math=False)
-        ends = found["places"][:: max(1, len(found["places"]) - 1)]
-        axes.set_xticks([places[0], places[-1]] if len(places) > 1 else places, [_end(value) for value in ends[:2]])
-        for label, side in zip(axes.get_xticklabels(), ("left", "right"), strict=False):
-            label.set(horizontalalignment=side, parse_math=False)
-        _plain(axes)
-    return _svg(figure)
-
-
-def _end(value: Any) -> str:
-    """A value below an axis."""
-    return _short(value, 14) if isinstance(value, str) else f"{value:.4g}"
-
-
-def _short(text: str, most: int) -> str:
-    return text if len(text) <= most else text[: most - 1] + "…"
-
-
-def _plain(axes: Any) -> None:
-    axes.tick_params(labelsize=8)
-    axes.grid(alpha=0.25)
-    axes.patch.set_alpha(0)
-    axes.spines[["top", "right"]].set_visible(False)
-
-
-def _svg(figure: Any) -> str:
-    """In the colours of the page around it."""
-    import matplotlib
-
-    figure.patch.set_alpha(0)
-    buffer = io.StringIO()
-    # Text and lines in black become the page's own colour; text stays text.
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "raygen"}):
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-    svg = buffer.getvalue()
-    return svg[svg.index("<svg") :].replace("#000000", "currentColor")
-
-
-def _curves(history: list[dict[str, Any]]) -> str:
-    """Every training metric over epochs as one SVG, some are not of every epoch."""
-    from matplotlib.figure import Figure
-
-    names = [name for name in dict.fromkeys(chain.from_iterable(history)) if name not in ("epoch", "step", "seconds")]
-    figure = Figure(figsize=(9, 2.6 * -(-len(names) // 2)), layout="constrained")
-    for index, name in enumerate(names):
-        axes = figure.add_subplot(-(-len(names) // 2), min(2, len(names)), index + 1)
-        known = [row for row in history if name in row]
-        marker = "." if len(known) < len(history) or len(known) == 1 else ""
-        epochs, values = [row["epoch"] for row in known], [row[name] for row in known]
-        axes.plot(epochs, values, marker=marker, color="#3b7dd8", linewidth=1.5)
-        axes.set_title(name.replace("_", " "), fontsize=10, loc="left")
-        axes.set_xlabel("epoch", fontsize=8)
-        _plain(axes)
-    return _svg(figure)
