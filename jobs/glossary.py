@@ -7,14 +7,14 @@ from typing import Any
 EXPLAINED = {
     "label_agreement": "share of rows that a classifier trained on real rows takes for the class that was asked for",
     "frechet_distance": "distance of the features' means and covariances from those of held-out real rows",
-    "kernel_distance": "squared maximum mean discrepancy with a cubic kernel (KID), unbiased: 0 for rows like real ones",
+    "kernel_distance": "squared maximum mean discrepancy with a cubic kernel (KID): on average 0 for rows like real ones",
     "classifier_score": "certainty and variety of the classifier's predictions: the Inception Score's formula",
     "precision": "share of synthetic rows that lie among real ones: are they plausible?",
     "recall": "share of real rows that lie among synthetic ones: is the variety there?",
     "density": "how deep among real rows the synthetic ones lie; 1 is like real rows",
     "coverage": "share of real rows with a synthetic one nearby: is anything left out?",
     "negative_log_likelihood": "−log p of a held-out row, in nats, at most (importance-weighted bound)",
-    "quality": "the mean of the next two, as SDMetrics has it",
+    "quality": "the mean of column shapes and pair trends, as SDMetrics has it",
     "column_shapes": "how alike the columns' distributions are: 1 − Kolmogorov–Smirnov, or 1 − total variation distance",
     "pair_trends": "how alike correlations and contingency tables of related columns are",
     "discriminator_auc": "how well a classifier tells synthetic rows from real ones: 0.5 not at all, 1 always",
@@ -86,10 +86,10 @@ def told(value: float | None, interval: Sequence[float] | None = None, sign: boo
         return "0"
     spread = interval[1] - interval[0] if interval else 0.0
     size, digits = (spread, 2) if spread > 0 else (abs(value), 3)
-    decimals = 0 if size == 0 else min(8, max(0, digits - 1 - math.floor(math.log10(size))))
-    text = f"{value:{'+' if sign else ''},.{decimals}f}"
+    decimals = max(0, digits - 1 - math.floor(math.log10(size)))
+    text = f"{value:{'+' if sign else ''},.{decimals}f}" if decimals <= 8 else f"{value:.{digits - 1}e}"
     text = text.replace("-", "−")
-    return text.lstrip("+−") if not text.strip("+−0.,") else text
+    return text if text.strip("+−0.,") else text.lstrip("+−")
 
 
 def told_interval(interval: Sequence[float] | None, sign: bool = False) -> str:

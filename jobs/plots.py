@@ -2,6 +2,7 @@
 
 import io
 import re
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from itertools import chain, pairwise
 from typing import Any, NamedTuple
@@ -57,7 +58,9 @@ class Drawing:
         for label in (*self.axes.get_xticklabels(), *self.axes.get_yticklabels()):
             label.set_parse_math(False)
         buffer = io.StringIO()
-        with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "raygen"}):
+        settings = {"svg.fonttype": "none", "svg.hashsalt": "raygen"}
+        with matplotlib.rc_context(settings), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph", UserWarning)  # the browser's fonts have what matplotlib's lack
             self.figure.savefig(buffer, format="svg", metadata={"Date": None})
         # A name or a value may have characters that XML has not.
         text = re.sub("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "\ufffd", buffer.getvalue())
