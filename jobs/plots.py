@@ -58,8 +58,8 @@ class Drawing:
         for label in (*self.axes.get_xticklabels(), *self.axes.get_yticklabels()):
             label.set_parse_math(False)
         buffer = io.StringIO()
-        settings = {"svg.fonttype": "none", "svg.hashsalt": "raygen"}
-        with matplotlib.rc_context(settings), warnings.catch_warnings():
+        text_stays = matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "raygen"})
+        with text_stays, warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Glyph", UserWarning)  # the browser's fonts have what matplotlib's lack
             self.figure.savefig(buffer, format="svg", metadata={"Date": None})
         # A name or a value may have characters that XML has not.

@@ -2,6 +2,7 @@
 
 import datetime
 import json
+import re
 from decimal import Decimal
 from importlib.metadata import version
 from pathlib import Path
@@ -130,6 +131,7 @@ def test_the_report_is_of_a_table(spec: dict[str, Any]) -> None:
     assert "data:image/png" not in page
     assert "pair trends" in page
     assert page.count("<figure data-name") == 5 + 3  # columns, curves
+    assert re.search(r"<text[^>]*>(19|20)\d\d-\d\d-\d\d<", page)  # when people joined, not the number of a day
     history = [
         json.loads(line) for file in root(spec).glob("train/*/metrics.jsonl") for line in file.read_text().splitlines()
     ]
