@@ -105,10 +105,10 @@ def needed(rule: Mapping[str, Any]) -> str:
 
 
 def gap(rule: Mapping[str, Any]) -> str:
-    """By how much a rule of the gate was missed, or met."""
-    bounds = [rule[key] for key, _, _ in SIGNS if rule.get(key) is not None]
-    bound = rule.get("bound", bounds[0] if len(bounds) == 1 else None)
+    """By how much a rule of the gate was missed, or met; nothing where there is no telling."""
     compared = rule.get("compared", rule["value"])
-    if compared is None or bound is None:
-        return "" if rule["passed"] else "not computed" if compared is None else "no bound"
-    return f"{'' if rule['passed'] else 'missed by '}{told(abs(compared - bound))}{' to spare' if rule['passed'] else ''}"
+    bounds = [rule["bound"]] if "bound" in rule else [rule[key] for key, _, _ in SIGNS if rule.get(key) is not None]
+    if compared is None or None in bounds:
+        return ""
+    away = told(min(abs(compared - bound) for bound in bounds))
+    return f"{away} to spare" if rule["passed"] else f"missed by {away}"

@@ -156,7 +156,7 @@ def test_a_rule_says_by_how_much_it_was_missed_also_in_reports_of_old() -> None:
     assert [glossary.gap(rule) for rule in GATE] == ["missed by 0.360", "0.400 to spare"]
     old = {"metric": "recall", "min": None, "max": 2.5, "value": 3.0, "passed": False, "because": ""}
     assert (glossary.needed(old), glossary.gap(old)) == ("≤ 2.5", "missed by 0.500")
-    assert glossary.gap({**old, "value": None}) == "not computed"
+    assert glossary.gap({**old, "value": None}) == ""
 
 
 def test_names_and_values_are_shown_whatever_they_are(recwarn: pytest.WarningsRecorder) -> None:
@@ -180,9 +180,10 @@ def test_the_cards_warn(made: Page) -> None:
 
 
 def test_a_report_of_old_is_drawn(made: Page) -> None:
-    page = made.write(gate=[{"metric": "recall", "min": 0.9, "max": None, "value": None, "passed": False, "because": "few"}])
-    assert "missed" not in page.read_text()
-    assert "not computed" in page.read_text()
+    rule = {"metric": "recall", "min": 0.9, "max": None, "value": None, "passed": False, "because": "few rows"}
+    page = made.write(gate=[rule], verdict="failed").read_text()
+    assert "Failed its gate; nothing was published: few rows." in page
+    assert "missed by" not in page
 
 
 def test_what_was_not_computed_says_why(made: Page) -> None:
