@@ -31,6 +31,11 @@ EXPLAINED = {
     "identical_share": "share of rows that equal a training row; beside it, that of held-out rows, which do so by chance",
     "membership_auc": "how well training rows are told from held-out ones by the nearest synthetic row: 0.5 not at all",
     "closer_share": "share of synthetic rows that are closer to training rows than to as many held-out ones: 0.5 is even",
+    "kernel_distance": "distance of the features under a kernel, whatever the number of rows; around 0 for real rows",
+    "close_share": "share of synthetic rows nearer to a training row than all but 5 % of held-out rows are",
+    "close_ratio": "the same of the nearest training row’s distance over the second nearest’s: near copies",
+    "synthetic_f1": "macro F1 on held-out real rows of a model that learnt from synthetic rows alone; beside it, from real",
+    "lift": "how much more macro F1 real and synthetic rows give than real ones alone",
     "negative_log_likelihood": "−log p of a held-out row, in nats, at most (importance-weighted bound)",
 }
 
