@@ -217,9 +217,8 @@ class Trial:
 
     @property
     def labels(self) -> tuple[np.ndarray, np.ndarray]:
-        learned, tested = encode({"training": self.real, "held-out": self.held}, {self.target: "category"})[
-            self.target
-        ].codes
+        tables = {"training": self.real, "held-out": self.held}
+        learned, tested = encode(tables, {self.target: "category"}, least=0)[self.target].codes
         return learned, tested
 
     def make(self, rows: range, seed: int, classes: np.ndarray | None, asked: bool) -> pa.Table:
