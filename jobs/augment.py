@@ -149,7 +149,8 @@ def sample(project: Project, wanted: range) -> pa.Table:
 def _check_gate(project: Project) -> None:
     """Nothing is written by a generator that has not passed the spec's gate."""
     if project.spec.gate:
-        report = evaluate.evaluated(project)
+        # Which rows are added makes no difference to a gate that does not ask what they are good for.
+        report = evaluate.evaluated(project, augment=any(rule.metric == "lift" for rule in project.spec.gate))
         if report is None:
             raise RaygenError(f"{project.spec.name}: has a gate, and is not evaluated yet", "first: raygen evaluate SPEC")
         evaluate.check_gate(report)

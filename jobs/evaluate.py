@@ -20,6 +20,9 @@ from raygen.jobs.project import REPORT, Project, read_json, write_json
 from raygen.jobs.registry import Registry
 from raygen.spec import GateRule, Spec
 
+ADDED = {"rows", "balance", "to", "classes", "variants", "where", "complete"}
+"""What of ``augment`` decides which rows downstream models learn from."""
+
 
 def evaluate(project: Project) -> dict[str, Any]:
     """Evaluate the spec's trained generator, or find that it has been.
@@ -50,16 +53,22 @@ def evaluate(project: Project) -> dict[str, Any]:
         "gate": gate,
         **compared,
         "inputs": _inputs(project),
+        "inputs_but_augment": _inputs(project, augment=False),
     }
+    report["summary"] = _summary(report)
     Registry(project.folder).keep(report)
     write_json(project.report, REPORT, report)
     return report
 
 
-def evaluated(project: Project) -> dict[str, Any] | None:
-    """The report on the spec's trained generator under the spec's gate, where there is one."""
-    known = read_json(project.report, REPORT)
-    return known if known is not None and known.get("inputs") == _inputs(project) else None
+def evaluated(project: Project, augment: bool = True) -> dict[str, Any] | None:
+    """The report on the spec's trained generator under the spec's gate, where there is one.
+
+    Args:
+        augment: whether it has to be of the rows that the spec asks for now.
+    """
+    known, name = read_json(project.report, REPORT), "inputs" if augment else "inputs_but_augment"
+    return known if known is not None and known.get(name) == _inputs(project, augment) else None
 
 
 def check_gate(report: Mapping[str, Any]) -> None:
@@ -76,10 +85,14 @@ def check_gate(report: Mapping[str, Any]) -> None:
         )
 
 
-def _inputs(project: Project) -> str:
-    """All that decides the report: the generator, the data it is compared with, and the gate."""
-    gate = [rule.model_dump() for rule in project.spec.gate]
-    decides = [project.trained().uri, project.run.uri, gate, _strength(project.spec)]
+def _inputs(project: Project, augment: bool = True) -> str:
+    """All that decides the report: the generator, the data it is compared with, the gate, and the rows that are added."""
+    spec = project.spec
+    gate = [rule.model_dump() for rule in spec.gate]
+    judged = spec.evaluate.model_dump(mode="json")
+    decides: list[Any] = [project.trained().uri, project.run.uri, gate, _strength(spec), judged]
+    if augment and spec.augment is not None and spec.evaluate.usefulness:
+        decides.append(spec.augment.model_dump(mode="json", include=ADDED))
     return hashlib.sha256(json.dumps(decides).encode()).hexdigest()
 
 
@@ -102,3 +115,26 @@ def _judge(rule: GateRule, metrics: list[dict[str, Any]]) -> dict[str, Any]:
     elif rule.max is not None and value > rule.max:
         passed, because = False, f"{because}, the most is {rule.max:.4g}"
     return {**rule.model_dump(), "value": value, "passed": passed, "because": because}
+
+
+def _summary(report: Mapping[str, Any]) -> list[str]:
+    """What is to be known of a report, the most important first."""
+    metrics = {metric["name"]: metric for metric in report["metrics"] if metric["value"] is not None}
+    useful = report["usefulness"]
+    failed = "; ".join(rule["because"] for rule in report["gate"] if not rule["passed"])
+    verdict = {"passed": "passed its gate", "failed": f"failed its gate ({failed})", "no gate": "no gate was set"}
+    lines = [verdict[report["verdict"]]]
+    if useful is not None and "verdict" in useful:
+        if useful["verdict"] != "helps":
+            lines[0] += f"; {useful['summary'].partition(':')[0]}"
+        lines.append(useful["summary"])
+    elif useful is not None:
+        lines.append(f"usefulness was not computed: {useful['because']}")
+    if (member := metrics.get("membership_auc")) is not None:
+        (low, high), copies = member["interval"], metrics["identical_share"]
+        told = "can" if low > 0.5 else "could not"
+        lines.append(
+            f"privacy: training rows {told} be told from others (AUC {member['value']:.3f}, {low:.3f} to {high:.3f}); "
+            f"{copies['value']:.2%} of rows equal a training row, {copies['ceiling']:.2%} of held-out ones; no guarantee"
+        )
+    return lines

@@ -1,7 +1,8 @@
 """What ``evaluate`` says of images: figures on features of them, and pictures to look at."""
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,17 +12,25 @@ from raygen.datasets import stream
 from raygen.datasets.codec import Batch, Codec
 from raygen.errors import RaygenError
 from raygen.generators.generator import SAMPLES, Generator
-from raygen.jobs import progress
+from raygen.jobs import evaluate_usefulness, progress
 from raygen.jobs.figures import metric, missing, number
 from raygen.jobs.project import Project
-from raygen.metrics import fidelity
-from raygen.metrics.features import Classifier, Features, Pixels
+from raygen.metrics import fidelity, privacy_images, usefulness_images
+from raygen.metrics.features import SIDE, Classifier, Features, Pixels, Thumbnails
+from raygen.metrics.kernel import kernel_distance
+from raygen.metrics.usefulness import Usefulness
+from raygen.spec import Spec
 
 AGREEMENT_ROWS = 2000
 PER_CLASS = 10
 MOST_CLASSES = 20  # that pictures are shown of
 NEIGHBOURS = 8
 LIKELIHOOD_ROWS = 1000
+PRIVACY_ROWS = 50_000  # training rows that others are compared with, at most; and held-out rows
+TAUGHT = 2000  # real images of 28 x 28 pixels that downstream models learn from, at most; and as many synthetic ones
+LEAST_TAUGHT = 500  # of any size
+EPOCHS = 3  # of downstream models
+TESTED = 10_000  # held-out images that those are tested on, at most
 
 
 class Rows(NamedTuple):
@@ -41,12 +50,13 @@ def compare(project: Project, generator: Generator, strength: float | None) -> d
         strength: how far the variants go that are to be written; None where those are new rows.
 
     Returns:
-        What the report says of them: ``metrics``, ``by_class``, ``features``, ``rows``.
+        What the report says of them: ``metrics``, ``usefulness``, ``by_class``, ``features``, ``rows``.
     """
     spec = project.spec
     codec = stream.fit(project.source, spec.dataset)
     label = spec.generator.condition or next(iter(codec.categories), None)
-    training, held = (_rows(batch, codec, label) for batch in stream.load(project.source, codec, spec.dataset.holdout))
+    sides = stream.load(project.source, codec, spec.dataset.holdout)
+    training, held = (_rows(batch, codec, label) for batch in sides)
     features, because = _features(training, codec, label, spec.train.seed)
     seed = spec.train.seed
     if strength is None:
@@ -57,7 +67,7 @@ def compare(project: Project, generator: Generator, strength: float | None) -> d
         synthetic = variants(generator, training.take(chosen[:AGREEMENT_ROWS]), AGREEMENT_ROWS, seed, strength)
 
     with progress.bar("evaluate", 3, "steps") as shown:
-        metrics = _distribution(features, synthetic, held, seed)
+        metrics = _distribution(features, synthetic, held, seed) + _privacy(synthetic, training, held, seed)
         shown.update(1)
         by_class: list[dict[str, Any]] = []
         if isinstance(features, Classifier):
@@ -72,13 +82,15 @@ def compare(project: Project, generator: Generator, strength: float | None) -> d
         shown.update(2)
         _pictures(project, generator, features, training, codec, seed, strength)
         shown.update(3)
+    taught, usefulness = useful(spec, generator, codec, sides, strength, seed)
+    metrics += taught
     rows = {
         "training": len(training.images),
         "held_out": len(held.images),
         "compared": min(len(held.images) // 2, AGREEMENT_ROWS),
         "label_agreement": AGREEMENT_ROWS,
     }
-    return {"features": features.name, "rows": rows, "metrics": metrics, "by_class": by_class}
+    return {"features": features.name, "rows": rows, "metrics": metrics, "usefulness": usefulness, "by_class": by_class}
 
 
 def variants(generator: Generator, real: Rows, count: int, seed: int, strength: float) -> Rows:
@@ -117,7 +129,7 @@ def _distribution(features: Features, synthetic: Rows, held: Rows, seed: int) ->
     n = min(len(order) // 2, len(synthetic.images))
     if n == 0:
         because = f"{len(held.images)} rows are held out, too few to compare with"
-        return [missing(name, because) for name in ("frechet_distance", *fidelity.Manifold._fields)]
+        return [missing(name, because) for name in ("frechet_distance", "kernel_distance", *fidelity.Manifold._fields)]
     halves = held.images[order[:n]], held.images[order[n : 2 * n]]
     reference, ceiling, candidate = (features(images) for images in (*halves, synthetic.images[:n]))
     scored: list[dict[str, Any]] = []
@@ -133,12 +145,105 @@ def _distribution(features: Features, synthetic: Rows, held: Rows, seed: int) ->
         return lambda rows: float(getattr(fidelity.precision_recall_density_coverage(reference, rows), name))
 
     score("frechet_distance", lambda rows: fidelity.frechet_distance(reference, rows), candidate, ceiling)
+    try:
+        found, real = (kernel_distance(reference, rows) for rows in (candidate, ceiling))
+        scored.append(metric("kernel_distance", found.value, real.value, found.interval, features.name, n))
+    except RaygenError as error:
+        scored.append(missing("kernel_distance", error.what))
     for name in fidelity.Manifold._fields:
         score(name, manifold(name), candidate, ceiling)
     if isinstance(features, Classifier):
         probabilities = (features.probabilities(images) for images in (synthetic.images[:n], halves[1]))
         score("classifier_score", fidelity.classifier_score, *probabilities)
     return scored
+
+
+def _privacy(synthetic: Rows, training: Rows, held: Rows, seed: int) -> list[dict[str, Any]]:
+    """Whether synthetic images are nearer to training images than held-out ones are."""
+    names = ("identical_share", "membership_auc", "closer_share", "close_share", "close_ratio")
+    if not len(held.images):
+        return [missing(name, "no rows are held out") for name in names]
+    n = len(synthetic.images)
+    copies, by_chance = (privacy_images.identical_share(part.images, training.images) for part in (synthetic, held))
+    found = [metric("identical_share", copies.value, by_chance.value, copies.interval, "pixels", n)]
+    try:
+        thumbnails, random = Thumbnails(), np.random.default_rng(seed)
+        few = [part.images[random.permutation(len(part.images))[:PRIVACY_ROWS]] for part in (training, held)]
+        made, learned, others = (thumbnails(images) for images in (synthetic.images, *few))
+        estimates = [
+            privacy_images.membership_auc(made, learned, others, seed),
+            privacy_images.closer_share(made, learned, others, seed),
+            *privacy_images.closeness(made, learned, others, seed),
+        ]
+    except RaygenError as error:
+        return found + [missing(name, error.what) for name in names[1:]]
+    # What these are where nothing is given away, as by real rows that the generator never saw.
+    fair = (0.5, 0.5, privacy_images.CLOSE, privacy_images.CLOSE)
+    return found + [
+        metric(name, estimate.value, ceiling, estimate.interval, thumbnails.name, n)
+        for name, estimate, ceiling in zip(names[1:], estimates, fair, strict=True)
+    ]
+
+
+def useful(
+    spec: Spec, generator: Generator, codec: Codec, sides: Sequence[Batch], strength: float | None, seed: int
+) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
+    """What is learned from a generator's images: see ``evaluate_usefulness.measure``.
+
+    Args:
+        sides: training rows, and held-out rows.
+        seed: the first of those that decide what is made and how it is learned.
+    """
+    _, size = codec.image
+    cost = min(size.height, SIDE) * min(size.width, SIDE) / (28 * 28)
+    most = max(LEAST_TAUGHT, round(TAUGHT / max(1.0, cost)))
+
+    def prepare(target: str) -> Trial:
+        training, held = (_rows(batch, codec, target) for batch in sides)
+        random = np.random.default_rng(seed)
+        real, tested = (
+            part.take(random.permutation(len(part.images))[:n]) for part, n in ((training, most), (held, TESTED))
+        )
+        values = [str(value) for value in codec.categories[target].values]
+        return Trial(generator, target, values, real, tested, len(training.images), most, strength)
+
+    return evaluate_usefulness.measure(spec, codec, strength is not None, prepare, seed)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Images that a small network learns to tell classes of: see ``evaluate_usefulness``."""
+
+    generator: Generator
+    target: str
+    values: Sequence[str]
+    real: Rows
+    held: Rows
+    whole: int
+    most: int
+    strength: float | None
+
+    @property
+    def varies(self) -> bool:
+        return self.strength is not None
+
+    @property
+    def labels(self) -> tuple[np.ndarray, np.ndarray]:
+        return np.asarray(self.real.classes), np.asarray(self.held.classes)
+
+    def make(self, rows: range, seed: int, classes: np.ndarray | None, asked: bool) -> usefulness_images.Rows:
+        if self.strength is None:
+            made = self.generator.tensors(rows, seed, classes)
+            return _taught(_rows(made, self.generator.codec, self.target))
+        return _taught(variants(self.generator, self.real, len(rows), seed, self.strength))
+
+    def judge(self, synthetic: Sequence[Any], added: Sequence[Any], seed: int) -> Usefulness:
+        real, held = _taught(self.real), _taught(self.held)
+        return usefulness_images.image_usefulness(real, held, synthetic, added, self.values, seed, EPOCHS)
+
+
+def _taught(rows: Rows) -> usefulness_images.Rows:
+    return usefulness_images.Rows(rows.images, np.asarray(rows.classes))
 
 
 def _agreement(

@@ -1,7 +1,8 @@
 """What ``evaluate`` says of tables: shapes of columns, trends of pairs, whether a classifier tells synthetic rows from real
 ones, and whether they give training rows away."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -9,19 +10,25 @@ import pyarrow as pa
 
 from raygen.datasets import stream
 from raygen.datasets.codec import CELLS
-from raygen.errors import RaygenError
+from raygen.errors import DataError, RaygenError
 from raygen.generators.generator import Generator, classes_of
-from raygen.jobs import batches, progress
+from raygen.jobs import batches, evaluate_usefulness, progress
 from raygen.jobs.figures import metric, missing, number
 from raygen.jobs.project import Project
 from raygen.metrics import discriminator, privacy, tables
 from raygen.metrics.encoding import Column, encode
+from raygen.metrics.usefulness import Usefulness
+from raygen.metrics.usefulness_tables import table_usefulness
+from raygen.spec import Spec
 
 MOST_ROWS = 50_000  # of training rows, of held-out rows and of synthetic rows, each: what is looked at, at most
 FEWEST = 4  # to compare
 BINS = 16  # of a column's histogram
 SHOWN = 10  # synthetic rows in the report
 FEATURES = "columns"
+TAUGHT = 20_000  # rows that downstream models learn from, at most, and as many synthetic ones; of many classes fewer
+LEAST_TAUGHT = 2000
+MOST_CLASSES = 30  # that those tell, each of which has trees of its own
 
 
 def compare(project: Project, generator: Generator, strength: float | None) -> dict[str, Any]:
@@ -31,7 +38,7 @@ def compare(project: Project, generator: Generator, strength: float | None) -> d
         strength: how far the variants go that are to be written; None where those are new rows.
 
     Returns:
-        What the report says of them: ``metrics``, ``by_column``, ``features``, ``rows``, and some rows.
+        What the report says of them: ``metrics``, ``usefulness``, ``by_column``, ``features``, ``rows``, and some rows.
     """
     codec, seed, holdout = generator.codec, project.spec.train.seed, project.spec.dataset.holdout
     kinds = {name: codec.fields[name].kind for name in codec.cells}
@@ -40,7 +47,7 @@ def compare(project: Project, generator: Generator, strength: float | None) -> d
         training = batches.some_rows(reader, MOST_ROWS, seed)
         held = batches.some_rows(stream.Reader(project.source, codec, holdout, held=True), MOST_ROWS, seed)
         shown.update(1)
-        synthetic = _made(generator, training, seed, strength)
+        synthetic = _made(generator, training, range(max(FEWEST, len(training))), seed, strength)
         shown.update(2)
         half = min(len(held) // 2, len(synthetic))
         reference, ceiling, candidate = held[:half], held[half : 2 * half], synthetic[:half]
@@ -48,25 +55,30 @@ def compare(project: Project, generator: Generator, strength: float | None) -> d
         shown.update(3)
         metrics += _privacy(synthetic, training, held, kinds, seed)
         shown.update(4)
+    whole = sum(reader.counts())
+    taught, usefulness = useful(project.spec, generator, training, held, whole, strength, seed)
+    metrics += taught
     sizes = {"training": len(training), "held_out": len(held), "compared": half, "synthetic": len(synthetic)}
     return {
         "features": FEATURES,
-        "rows": {**sizes, "of_training": sum(reader.counts())},
+        "rows": {**sizes, "of_training": whole},
         "metrics": metrics,
+        "usefulness": usefulness,
         "by_column": by_column,
         "by_class": [],
         "shown": {name: [str(value) for value in synthetic[name][:SHOWN].to_pylist()] for name in synthetic.column_names},
     }
 
 
-def _made(generator: Generator, training: pa.Table, seed: int, strength: float | None) -> pa.Table:
-    """As many rows as there are training rows: new ones, or a variant of each."""
-    rows = range(max(FEWEST, len(training)))
+def _made(generator: Generator, training: pa.Table, rows: range, seed: int, strength: float | None) -> pa.Table:
+    """So many rows: new ones; or the first variant of each training row, then the second of each."""
     if strength is None:
         return generator.sample(rows, seed)
-    batch = generator.codec.encode(training)
+    batch, n = generator.codec.encode(training), range(len(training))
     classes = classes_of(batch, generator.spec, generator.codec)
-    cells = generator.variants(batch[CELLS], range(len(training)), seed, classes, 1, strength)
+    turns = range(1, 1 + -(-len(rows) // len(n)))
+    made = [generator.variants(batch[CELLS], n, seed, classes, turn, strength) for turn in turns]
+    cells = np.concatenate(made)[: len(rows)]
     return generator.codec.decode({CELLS: cells, stream.ROW: np.arange(len(cells))})
 
 
@@ -137,6 +149,86 @@ def _privacy(
     closer = privacy.closer_share(synthetic, training, held, kinds, seed)
     return [
         metric("identical_share", copies.value, by_chance.value, copies.interval, "rows", len(synthetic)),
-        metric("membership_auc", member.value, None, member.interval, "distances", len(synthetic)),
-        metric("closer_share", closer.value, None, closer.interval, "distances", len(synthetic)),
+        # Real rows that the generator never saw would have 0.5.
+        metric("membership_auc", member.value, 0.5, member.interval, "distances", len(synthetic)),
+        metric("closer_share", closer.value, 0.5, closer.interval, "distances", len(synthetic)),
     ]
+
+
+def useful(
+    spec: Spec,
+    generator: Generator,
+    training: pa.Table,
+    held: pa.Table,
+    whole: int,
+    strength: float | None,
+    seed: int,
+) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
+    """What is learned from a generator's rows: see ``evaluate_usefulness.measure``.
+
+    Args:
+        training: some of the training rows, in no order.
+        held: held-out rows.
+        whole: how many training rows there are.
+        seed: the first of those that decide what is made.
+    """
+
+    def prepare(target: str) -> Trial:
+        kinds = {name: generator.codec.fields[name].kind for name in generator.codec.cells}
+        column = encode({"training": training}, {target: "category"})[target]
+        if column.distinct > MOST_CLASSES:
+            raise DataError(
+                f"{target!r} has {column.distinct} values, more than {MOST_CLASSES}", "name another in evaluate.target"
+            )
+        most = max(LEAST_TAUGHT, round(TAUGHT * min(1.0, 4 / max(1, column.distinct))))
+        asked = None if spec.augment is None else spec.augment.where
+        real = training.slice(0, most)
+        learned = {name: kind for name, kind in kinds.items() if name == target or not _same(real, name, kind, target)}
+        return Trial(generator, target, learned, real, held, whole, most, strength, asked)
+
+    return evaluate_usefulness.measure(spec, generator.codec, strength is not None, prepare, seed)
+
+
+def _same(table: pa.Table, name: str, kind: str, target: str) -> bool:
+    """Whether a column says the same as the target in other words, as its code does: it would give it away."""
+    columns = encode({"training": table}, {name: kind, target: "category"})
+    of, told = (columns[column].codes[0] for column in (name, target))
+    pairs = {*zip(of.tolist(), told.tolist(), strict=True)}
+    return len(pairs) == len({*of.tolist()}) == len({*told.tolist()})
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A table of whose rows gradient-boosted trees learn to tell a target: see ``evaluate_usefulness``."""
+
+    generator: Generator
+    target: str
+    kinds: Mapping[str, str]
+    real: pa.Table
+    held: pa.Table
+    whole: int
+    most: int
+    strength: float | None
+    where: Mapping[str, Any] | None
+
+    @property
+    def varies(self) -> bool:
+        return self.strength is not None
+
+    @property
+    def labels(self) -> tuple[np.ndarray, np.ndarray]:
+        tables = {"training": self.real, "held-out": self.held}
+        learned, tested = encode(tables, {self.target: "category"}, least=0)[self.target].codes
+        return learned, tested
+
+    def make(self, rows: range, seed: int, classes: np.ndarray | None, asked: bool) -> pa.Table:
+        if self.strength is not None:
+            return _made(self.generator, self.real, rows, seed, self.strength)
+        where, condition = self.where if asked else None, self.generator.spec.condition
+        if classes is None or condition is None:
+            return self.generator.sample(rows, seed, where=where)
+        values = self.generator.codec.categories[condition].values
+        return self.generator.sample(rows, seed, [values[index] for index in classes], where)
+
+    def judge(self, synthetic: Sequence[Any], added: Sequence[Any], seed: int) -> Usefulness:
+        return table_usefulness(self.real, self.held, synthetic, added, self.kinds, self.target, seed)

@@ -16,6 +16,8 @@ HIGHER = {
     "quality",
     "column_shapes",
     "pair_trends",
+    "synthetic_f1",
+    "lift",
 }
 
 

@@ -1,6 +1,7 @@
 """The plan of a dataset: which rows, in which shards, showing what. A pure function, so nobody has to remember anything."""
 
 import json
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -237,6 +238,13 @@ def filled_up(real: Sequence[int], to: int | None) -> tuple[int, ...]:
     """What each class lacks to have as many rows as the largest one, or as many as ``to``."""
     level = max(real) if to is None else to
     return tuple(max(0, level - count) for count in real)
+
+
+def evened(rows: int, real: Sequence[int]) -> tuple[int, ...]:
+    """At most so many rows, of the classes that have the fewest, so that those come up to one level."""
+    seen = [count for count in real if count]
+    level = bisect_right(range(max(seen) + rows + 1), rows, key=lambda to: sum(filled_up(seen, to))) - 1
+    return tuple(max(0, level - count) if count else 0 for count in real)
 
 
 def proportional(rows: int, weights: Sequence[int]) -> tuple[int, ...]:

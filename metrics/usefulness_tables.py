@@ -150,14 +150,17 @@ def _predict(rows: Rows, features: Floats, categories: npt.NDArray[np.bool_], se
         return np.full(len(features), classes[0] if len(classes) else NOTHING)
     try:
         from sklearn.ensemble import HistGradientBoostingClassifier
+        from threadpoolctl import threadpool_limits
     except ImportError:
         raise usefulness.needs_extra("scikit-learn") from None
     trees = HistGradientBoostingClassifier(
         categorical_features=categories, class_weight=weights, early_stopping=False, random_state=seed
     )
     empty = np.isnan(rows.features).all(axis=0)  # which scikit-learn fails at
-    trees.fit(np.where(empty, 0, rows.features), rows.labels)
-    return np.asarray(trees.predict(np.where(empty, 0, features)), dtype=np.int64)
+    # Threads that wait for each other made a fit a hundred times slower where other programs wanted the cores too.
+    with threadpool_limits(1, "openmp"):
+        trees.fit(np.where(empty, 0, rows.features), rows.labels)
+        return np.asarray(trees.predict(np.where(empty, 0, features)), dtype=np.int64)
 
 
 def _wanted(real: Ints, added: Ints) -> dict[int, int]:

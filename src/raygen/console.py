@@ -51,3 +51,5 @@ def figures(report: Mapping[str, Any]) -> None:
             ceiling = "–" if metric["ceiling"] is None else f"{metric['ceiling']:.3f}"
             table.add_row(metric["name"], f"{metric['value']:.3f}", f"{low:.3f} to {high:.3f}", ceiling)
     Console(highlight=False).print(table)
+    if (useful := report.get("usefulness")) is not None:
+        print(f"usefulness {useful['summary'] if 'summary' in useful else 'not computed: ' + useful['because']}")

@@ -209,6 +209,14 @@ MetricOfImages = Literal[
     "density",
     "coverage",
     "negative_log_likelihood",
+    "kernel_distance",
+    "identical_share",
+    "membership_auc",
+    "closer_share",
+    "close_share",
+    "close_ratio",
+    "synthetic_f1",
+    "lift",
 ]
 MetricOfTables = Literal[
     "quality",
@@ -218,6 +226,8 @@ MetricOfTables = Literal[
     "identical_share",
     "membership_auc",
     "closer_share",
+    "synthetic_f1",
+    "lift",
 ]
 
 
@@ -416,6 +426,8 @@ class Spec(Strict):
         condition = self.generator.condition
         if condition is not None:
             _must_be_category("generator.condition", condition, fields)
+        if self.evaluate.target is not None:
+            _must_be_category("evaluate.target", self.evaluate.target, fields)
         if isinstance(self.generator, GanSpec) and self.generator.conditioning == "auxiliary" and condition is None:
             raise ValueError("generator.conditioning 'auxiliary' guesses the condition: it needs generator.condition")
         if isinstance(self.generator, TransformsSpec) and image is not None and image.channels == 1:

@@ -1,4 +1,4 @@
-"""The likelihood of held-out rows in the report, by a generator that was not trained."""
+"""The likelihood of held-out rows in the report, by a generator that was not trained; what is said of privacy."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,10 +10,12 @@ from raygen.generators.generator import Generator
 from raygen.jobs import evaluate, evaluate_images
 from raygen.jobs.evaluate_images import Rows
 from raygen.jobs.project import Project
+from raygen.metrics.features import Pixels
 from raygen.spec import GateRule
 
 Spec = dict[str, Any]
 NAME = "negative_log_likelihood"
+PRIVACY = ["identical_share", "membership_auc", "closer_share", "close_share", "close_ratio"]
 
 
 def generator_of(base: Spec, trained: Callable[[Spec], Project], **options: Any) -> Generator:
@@ -61,6 +63,37 @@ def test_no_more_rows_than_are_needed(
     monkeypatch.setattr(evaluate_images, "LIKELIHOOD_ROWS", 10)
     metric = evaluate_images._likelihood(generator_of(base, trained, likelihood="gaussian"), held, 0, None)
     assert metric["rows"] == 10
+
+
+def test_without_held_out_rows_nothing_is_said_of_privacy(held: Rows) -> None:
+    found = evaluate_images._privacy(held, held, held.take(slice(0, 0)), 0)
+    assert [metric["name"] for metric in found] == PRIVACY
+    assert {(metric["value"], metric["because"]) for metric in found} == {(None, "no rows are held out")}
+
+
+def test_of_training_rows_that_are_all_alike_nothing_is_said_but_that_they_are_not_repeated(held: Rows) -> None:
+    alike = held.take(np.zeros(20, int))
+    copies, *others = evaluate_images._privacy(held, alike, held, 0)
+    assert (copies["value"], copies["ceiling"]) == (0.02, 0.02)
+    assert all(metric["value"] is None and metric["because"] for metric in others)
+
+
+def test_copies_of_training_rows_are_told(held: Rows) -> None:
+    training, others = held.take(slice(0, 25)), held.take(slice(25, 50))
+    leaked, kept = (
+        {metric["name"]: metric for metric in evaluate_images._privacy(made, training, others, 0)}
+        for made in (training, Rows(np.random.default_rng(5).integers(0, 256, (25, 1, 28, 28), np.uint8), None))
+    )
+    assert [leaked[name]["value"] for name in PRIVACY] == [1, 1, 1, 1, 1]
+    assert all(kept[name]["interval"][0] <= kept[name]["ceiling"] <= kept[name]["interval"][1] for name in PRIVACY[1:])
+
+
+@pytest.mark.parametrize("rows", [0, 1, 5])
+def test_too_few_rows_for_a_kernel_are_told(held: Rows, rows: int) -> None:
+    features = Pixels.fit(held.images)
+    found = {m["name"]: m for m in evaluate_images._distribution(features, held, held.take(slice(0, rows)), 0)}
+    assert found["kernel_distance"]["value"] is None
+    assert found["kernel_distance"]["because"]
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 
 import raygen
+from raygen.jobs import evaluate_images
+from raygen.metrics import usefulness_images
 
 pytestmark = pytest.mark.usefixtures("ray")
 
@@ -39,10 +41,14 @@ def made(dataset: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> d
         "dataset": dataset,
         "generator": {"family": "autoencoder", "condition": "label", "width": 8},
         "train": {"epochs": 25, "batch_size": 16},
+        "evaluate": {"seeds": 2},
         "gate": [{"metric": "label_agreement", "min": 0.3}],
         "augment": {"rows": 1003, "balance": "label", "seed": 7, "shard_rows": 130, "workers": 1},
     }
-    raygen.run(spec)
+    with pytest.MonkeyPatch.context() as patch:  # downstream models that learn little, in seconds
+        patch.setattr(usefulness_images, "LEAST_STEPS", 30)
+        patch.setattr(evaluate_images, "EPOCHS", 1)
+        raygen.run(spec)
     return spec
 
 
@@ -67,7 +73,35 @@ def test_the_rows_show_what_they_say(made: dict[str, Any]) -> None:
     assert agreement["ceiling"] > 0.8
     distance = metrics["frechet_distance"]
     assert 0 <= distance["ceiling"] < distance["value"]
+    distance = metrics["kernel_distance"]
+    assert abs(distance["ceiling"]) < distance["interval"][0] < distance["value"]
     assert report["verdict"] == "passed"
+
+
+def test_the_report_says_what_the_rows_are_good_for(made: dict[str, Any]) -> None:
+    report = json.loads((root(made) / "report" / "report.json").read_text())
+    useful = report["usefulness"]
+    assert (useful["target"], useful["seeds"], list(useful["held"])) == ("label", 2, [*map(str, range(10))])
+    assert {"real", "synthetic", "real + synthetic", "class weights", "transforms"} == {*useful["scores"]}
+    assert useful["rows"]["added"] == 1003
+    assert useful["rows"]["real"] + useful["rows"]["held_out"] == 600
+    macro = useful["scores"]["real + synthetic"]["macro"]
+    metrics = {metric["name"]: metric for metric in report["metrics"]}
+    assert (metrics["lift"]["value"], metrics["lift"]["interval"]) == (macro["lift"]["value"], macro["lift"]["interval"])
+    assert metrics["synthetic_f1"]["value"] > 0.2  # by chance: 0.1
+    assert metrics["synthetic_f1"]["ceiling"] == useful["scores"]["real"]["macro"]["f1"]["value"]
+    assert useful["summary"] == report["summary"][1]
+
+
+def test_the_report_says_whether_training_rows_are_given_away(made: dict[str, Any]) -> None:
+    report = json.loads((root(made) / "report" / "report.json").read_text())
+    metrics = {metric["name"]: metric for metric in report["metrics"]}
+    assert (metrics["identical_share"]["value"], metrics["identical_share"]["ceiling"]) == (0, 0)
+    for name, fair in (("membership_auc", 0.5), ("closer_share", 0.5), ("close_share", 0.05), ("close_ratio", 0.05)):
+        found = metrics[name]
+        assert (found["ceiling"], found["features"], found["better"]) == (fair, "thumbnails", "lower")
+        assert 0 < found["interval"][0] < found["value"] < found["interval"][1] < 0.8
+    assert report["summary"][2].startswith("privacy: ")
 
 
 def test_what_passes_is_current_on_its_report(made: dict[str, Any]) -> None:
@@ -173,12 +207,17 @@ def test_a_failed_gate_stops_before_anything_is_written(small: dict[str, Any]) -
 def test_without_labels_there_is_no_label_agreement_and_the_gate_fails_closed(small: dict[str, Any]) -> None:
     dataset = {**small["dataset"], "schema": {"image": small["dataset"]["schema"]["image"]}}
     spec = {**small, "dataset": dataset, "generator": {"family": "autoencoder", "width": 8}}
-    spec["augment"] = {"rows": 100, "workers": 1}
+    spec |= {"augment": {"rows": 100, "workers": 1}, "evaluate": {"usefulness": True}}
     with pytest.raises(raygen.GateError, match="classifier_score was not computed: the data has no category column"):
         raygen.run({**spec, "gate": [{"metric": "classifier_score", "min": 0.1}]})
     raygen.run(spec)
     report = json.loads((root(spec) / "report" / "report.json").read_text())
     assert (report["features"], report["verdict"]) == ("pixels", "no gate")
+    assert report["usefulness"] == {
+        "target": None,
+        "because": "the data has no category column: add one that a model could tell from the others",
+    }
+    assert report["summary"][0] == "no gate was set"
     table = pq.read_table(root(spec) / "dataset" / "data")
     assert table.column_names == ["image", "_row"]
     assert len({row["bytes"] for row in table["image"].to_pylist()}) > 90  # not one picture a hundred times

@@ -17,6 +17,7 @@ from raygen.jobs.plan import (
     Split,
     Variants,
     balanced,
+    evened,
     filled_up,
     permutation,
     proportional,
@@ -134,6 +135,16 @@ def test_filled_up_brings_every_class_up_to_one_level(real: list[int], to: int |
     level = max(real) if to is None else to
     after = [count + new for count, new in zip(real, filled_up(real, to), strict=True)]
     assert after == [max(count, level) for count in real]
+
+
+@settings(max_examples=100, deadline=None)
+@given(real=st.lists(st.integers(0, 300), min_size=1, max_size=8).filter(any), rows=st.integers(1, 2000))
+def test_evened_gives_to_the_smallest_classes_first(real: list[int], rows: int) -> None:
+    added = evened(rows, real)
+    assert rows - len(real) < sum(added) <= rows
+    after = [count + new for count, new in zip(real, added, strict=True) if count]
+    assert all(count == 0 or new == 0 or count + new == min(after) for count, new in zip(real, added, strict=True))
+    assert all(new == 0 for count, new in zip(real, added, strict=True) if not count)
 
 
 def test_names_and_ranges_of_shards() -> None:

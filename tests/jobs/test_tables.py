@@ -76,6 +76,7 @@ def spec(source: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, An
         "dataset": {"path": str(source), "schema": {name: {"kind": kind} for name, kind in KINDS.items()}},
         "generator": {"family": "autoregressive", "condition": "city", "width": 128, "features": 32},
         "train": {"epochs": 90, "batch_size": 100, "schedule": "cosine", "watch": {"every": 45, "rows": 100}},
+        "evaluate": {"target": "senior", "seeds": 2},
         "gate": [{"metric": "quality", "min": 0.8}, {"metric": "identical_share", "max": 0.05}],
         "augment": {"rows": 1500, "balance": "city", "seed": 7, "shard_rows": 400, "workers": 1},
     }
@@ -126,6 +127,13 @@ def test_the_report_is_of_a_table(spec: dict[str, Any]) -> None:
     assert 0.8 < metrics["quality"]["value"] <= metrics["quality"]["ceiling"] + 0.05
     assert 0.3 < metrics["discriminator_auc"]["value"] < 0.9
     assert metrics["membership_auc"]["value"] < 0.6
+    useful = report["usefulness"]
+    assert (useful["target"], useful["held"].keys(), useful["seeds"]) == ("senior", {"False", "True"}, 2)
+    assert metrics["synthetic_f1"]["value"] > 0.9  # who is senior can be told by the age
+    assert metrics["synthetic_f1"]["ceiling"] == useful["scores"]["real"]["macro"]["f1"]["value"]
+    assert metrics["lift"]["interval"] == useful["scores"]["real + synthetic"]["macro"]["lift"]["interval"]
+    assert set(useful["over"]) == {"class weights", "SMOTE"}
+    assert useful["summary"] == report["summary"][1]
     assert {column["column"] for column in report["by_column"]} == {"age", "wage", "joined", "city", "senior"}
     page = (root(spec) / "report" / "report.html").read_text()
     assert "data:image/png" not in page
@@ -293,8 +301,8 @@ def test_two_commands_from_a_table_to_a_dataset(source: Path, tmp_path: Path, mo
     monkeypatch.chdir(tmp_path)
     cli = CliRunner()
     assert cli.invoke(app, ["init", str(source)]).exit_code == 0
-    quick = ["--set", "train.epochs=4", "--set", "gate=[]", "--set", "augment.rows=300"]
-    result = cli.invoke(app, ["run", "spec.yaml", *quick])
+    quick = ["train.epochs=4", "gate=[]", "augment.rows=300", "evaluate.usefulness=false"]
+    result = cli.invoke(app, ["run", "spec.yaml", *(f"--set={override}" for override in quick)])
     assert result.exit_code == 0, result.output
     (data,) = tmp_path.rglob("dataset/data")
     assert len(pq.read_table(data)) == 300
@@ -308,6 +316,7 @@ def test_other_families_make_tables_too(family: str, source: Path, tmp_path: Pat
         "dataset": {"path": str(source), "schema": {name: {"kind": kind} for name, kind in KINDS.items()}},
         "generator": {"family": family, "condition": "senior", "width": 64},
         "train": {"epochs": 20, "batch_size": 100, "schedule": "cosine", "workers": 2},
+        "evaluate": {"usefulness": False},
         "augment": {"rows": 600, "balance": "senior", "shard_rows": 250, "workers": 1},
     }
     raygen.run(wanted)
