@@ -100,31 +100,22 @@ def columns(by_column: Sequence[Mapping[str, Any]], most: int) -> list[Panel]:
 
 def _column(column: Mapping[str, Any]) -> Panel:
     found = column["histogram"]
-    real, made = np.array(found["real"]), np.array(found["synthetic"])
-    places = found["places"]
-    of_values = len(places) == len(real)
-    if of_values:
+    real, made, places = 100 * np.array(found["real"]), 100 * np.array(found["synthetic"]), found["places"]
+    if of_values := len(places) == len(real):
+        real, made, places = real[:MOST_VALUES], made[:MOST_VALUES], places[:MOST_VALUES]
         names = [short(str(value), 18) for value in places]
-        real, made = real[:MOST_VALUES], made[:MOST_VALUES]
     else:
         names = [f"{_end(low)} to {_end(high)}" for low, high in pairwise(places)]
+    said = [f"{name}: real {n:.1f} %, synthetic {m:.1f} %" for name, n, m in zip(names, real, made, strict=True)]
     drawing = Drawing(3.4, 0.45 + 0.17 * len(real) if of_values else 1.7)
     axes, at = drawing.axes, np.arange(len(real))
-    draw = axes.barh if of_values else axes.bar
-    for place, bar, n, m, name in zip(
-        at, draw(at, 100 * real, 0.8, color=COLOURS[0], alpha=0.45), real, made, names, strict=False
-    ):
-        drawing.mark(bar, 0, f"{name}: real {n:.1%}, synthetic {m:.1%}")
-        ends = (place - 0.45, place + 0.45)
-        (line,) = (
-            axes.plot([100 * m] * 2, ends, color=COLOURS[1])
-            if of_values
-            else axes.plot(ends, [100 * m] * 2, color=COLOURS[1])
-        )
-        line.set_linewidth(2.5)
-        drawing.mark(line, 1, f"{name}: synthetic {m:.1%}, real {n:.1%}")
+    bars = (axes.barh if of_values else axes.bar)(at, real, 0.8, color=COLOURS[0], alpha=0.45)
+    lines = axes.vlines if of_values else axes.hlines
+    for place, bar, m, text in zip(at, bars, made, said, strict=True):
+        drawing.mark(bar, 0, text)
+        drawing.mark(lines(m, place - 0.45, place + 0.45, color=COLOURS[1], linewidth=2.5), 1, text)
     if of_values:
-        axes.set_yticks(at, names[: len(at)])
+        axes.set_yticks(at, names)
         axes.invert_yaxis()
         axes.xaxis.set_major_formatter("{x:g} %")
     else:
@@ -133,8 +124,7 @@ def _column(column: Mapping[str, Any]) -> Panel:
         first.set_horizontalalignment("left")
         last.set_horizontalalignment("right")
         axes.yaxis.set_major_formatter("{x:g} %")
-    said = "; ".join(f"{name} {n:.1%} and {m:.1%}" for name, n, m in zip(names, real, made, strict=False))
-    return Panel(column["column"], drawing.svg(), f"real and synthetic rows: {said}")
+    return Panel(column["column"], drawing.svg(), "; ".join(said))
 
 
 def _end(value: Any) -> str:
@@ -173,7 +163,7 @@ def scores(usefulness: Mapping[str, Any], classes: Sequence[str]) -> list[Panel]
 
 def _dots(name: str, usefulness: Mapping[str, Any], classes: Sequence[str], ways: Sequence[str], figure: str) -> Panel:
     lines = ["macro", *classes]
-    every, said = list(usefulness["scores"]), []
+    every, sign = list(usefulness["scores"]), figure == "lift"
     drawing = Drawing(4.6, 0.5 + len(lines) * (0.15 + 0.085 * len(every)))  # so that lines lie beside each other's
     axes = drawing.axes
     for at, line in enumerate(lines):
@@ -192,15 +182,13 @@ def _dots(name: str, usefulness: Mapping[str, Any], classes: Sequence[str], ways
                 "color": COLOURS[colour],
             }
             (point,) = axes.plot([interval[0], value, interval[1]], [place] * 3, markevery=[1], **look)
-            text = f"{line}, {way}: {told(value, interval, figure == 'lift')} ({told_interval(interval, figure == 'lift')})"
-            drawing.mark(point, colour, text)
-            said.append(text)
+            drawing.mark(point, colour, f"{line}, {way}: {told(value, interval, sign)} ({told_interval(interval, sign)})")
     axes.set_yticks(range(len(lines)), [short(line, 16) for line in lines])
     axes.set_ylim(len(lines) - 0.45, -0.55)
     axes.axhline(0.5, color="#000000", alpha=0.35, linewidth=0.8)
-    if figure == "lift":
+    if sign:
         axes.axvline(0, color="#000000", alpha=0.6, linewidth=1, linestyle="--")
-    return Panel(name, drawing.svg(), "; ".join(said))
+    return Panel(name, drawing.svg(), "with 95 % intervals; the table below says the same")
 
 
 def interval(

@@ -19,9 +19,11 @@ from raygen.metrics.usefulness import AUGMENTED
 
 PAGE = "report.html"
 MOST_COLUMNS = 24
-"""Of a table, that are drawn."""
+"""Of a table, that are drawn; of more the least alike."""
 MOST_CLASSES = 20
+"""That usefulness is drawn of."""
 MOST_PAIRS = 15
+"""Of columns, that are listed."""
 SECTIONS = {
     "gate": "Gate",
     "fidelity": "Fidelity and diversity",
