@@ -1,6 +1,7 @@
 """How the report names, groups, explains and writes its figures."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -50,6 +51,7 @@ SIGNS = (("min", "≥", ""), ("max", "≤", ""), ("at_least", "≥", "low end ")
 
 
 def sentence(text: str) -> str:
+    text = re.sub(r"(?<=[ (])-(?=\d)", "−", text)
     return f"{text[:1].upper()}{text[1:]}{'' if text.endswith(('.', '!', '?')) else '.'}"
 
 

@@ -163,7 +163,7 @@ def scores(usefulness: Mapping[str, Any], classes: Sequence[str]) -> list[Panel]
 
 def _dots(name: str, usefulness: Mapping[str, Any], classes: Sequence[str], ways: Sequence[str], figure: str) -> Panel:
     lines = ["macro", *classes]
-    every, sign = list(usefulness["scores"]), figure == "lift"
+    every, sign, shown = list(usefulness["scores"]), figure == "lift", []
     drawing = Drawing(4.6, 0.5 + len(lines) * (0.15 + 0.085 * len(every)))  # so that lines lie beside each other's
     axes = drawing.axes
     for at, line in enumerate(lines):
@@ -173,6 +173,7 @@ def _dots(name: str, usefulness: Mapping[str, Any], classes: Sequence[str], ways
             if estimate.get("value") is None:
                 continue
             value, interval = estimate["value"], estimate["interval"]
+            shown.append((value, *interval))
             place = at + (turn - (len(ways) - 1) / 2) * 0.75 / max(2, len(ways))
             colour = min(every.index(way), len(COLOURS) - 1)
             look: dict[str, Any] = {
@@ -186,9 +187,21 @@ def _dots(name: str, usefulness: Mapping[str, Any], classes: Sequence[str], ways
     axes.set_yticks(range(len(lines)), [short(line, 16) for line in lines])
     axes.set_ylim(len(lines) - 0.45, -0.55)
     axes.axhline(0.5, color="#000000", alpha=0.35, linewidth=0.8)
+    axes.set_xlim(*_room(shown, -1.0 if sign else 0.0))
     if sign:
         axes.axvline(0, color="#000000", alpha=0.6, linewidth=1, linestyle="--")
     return Panel(name, drawing.svg(), "with 95 % intervals; the table below says the same")
+
+
+def _room(shown: Sequence[tuple[float, float, float]], least: float) -> tuple[float, float]:
+    """Ends of an axis with all values, and all whiskers but those that are so long, of a class with few rows, that nothing
+    would be seen of the others: these end at the frame."""
+    values, lows, highs = np.array(shown).T
+    low, high = min(np.quantile(lows, 0.2), values.min()), max(np.quantile(highs, 0.8), values.max())
+    wide = 0.3 * (high - low) + 0.01
+    low, high = max(low - wide, min(lows.min(), low), least), min(high + wide, max(highs.max(), high), 1.0)
+    edge = 0.04 * (high - low) + 0.005
+    return float(low - edge), float(high + edge)
 
 
 def interval(

@@ -173,6 +173,15 @@ def test_only_the_columns_that_are_least_alike_are_drawn() -> None:
     assert [panel.name for panel in plots.columns(columns, 2)] == ["b", "c"]
 
 
+@pytest.mark.parametrize("few", [0.05, 3.0])
+def test_a_class_of_few_rows_does_not_squeeze_the_others(few: float) -> None:
+    """Its whiskers are cut, but never its value, nor more than is needed."""
+    shown = [(0.01 * n, 0.01 * n - 0.03, 0.01 * n + 0.03) for n in range(9)]
+    low, high = plots._room([*shown, (0.2, 0.2 - few, 0.2 + few)], -1.0)
+    assert -0.25 < low < -0.03
+    assert 0.2 < high < 0.45
+
+
 def test_the_cards_warn(made: Page) -> None:
     (card,) = made.folder.glob("generators/*/README.md")
     for text in (card.read_text(), (made.folder / "dataset" / "README.md").read_text(), made.write().read_text()):
