@@ -28,7 +28,7 @@ def evaluate(project: Project) -> dict[str, Any]:
     """Evaluate the spec's trained generator, or find that it has been.
 
     Returns:
-        The report: ``summary``, lines for people; ``verdict`` (``passed``, ``failed``, or ``no gate``), ``metrics`` (``name``,
+        The report: ``summary``, a few lines; ``verdict`` (``passed``, ``failed``, or ``no gate``), ``metrics`` (``name``,
         ``value``, ``ceiling``, ``interval``, …), ``usefulness``, the gate's rules, figures by class or by column, and what
         was compared.
 
