@@ -28,8 +28,9 @@ def evaluate(project: Project) -> dict[str, Any]:
     """Evaluate the spec's trained generator, or find that it has been.
 
     Returns:
-        The report: ``verdict`` (``passed``, ``failed``, or ``no gate``), ``metrics`` (``name``, ``value``, ``ceiling``,
-        ``interval``, …), the gate's rules, figures by class or by column, and what was compared.
+        The report: ``summary``, a few lines; ``verdict`` (``passed``, ``failed``, or ``no gate``), ``metrics`` (``name``,
+        ``value``, ``ceiling``, ``interval``, …), ``usefulness``, the gate's rules, figures by class or by column, and what
+        was compared.
 
     Raises:
         RaygenError: no generator has been trained.

@@ -29,7 +29,7 @@ LIKELIHOOD_ROWS = 1000
 PRIVACY_ROWS = 50_000  # training rows that others are compared with, at most; and held-out rows
 TAUGHT = 2000  # real images of 28 x 28 pixels that downstream models learn from, at most; and as many synthetic ones
 LEAST_TAUGHT = 500  # of any size
-EPOCHS = 3  # of downstream models
+EPOCHS = 2  # of downstream models, if that is more than the least number of steps
 TESTED = 10_000  # held-out images that those are tested on, at most
 
 

@@ -38,7 +38,10 @@ def train(spec: Source) -> Generator:
 
 
 def evaluate(spec: Source) -> dict[str, Any]:
-    """Evaluate the spec's trained generator; write and return the report (``verdict``, ``metrics``, …), passed or not.
+    """Evaluate the spec's trained generator; write and return the report, passed or not.
+
+    Returns:
+        ``summary``, ``verdict``, ``metrics``, ``usefulness``, ….
 
     Raises:
         RaygenError: no generator has been trained, or the data cannot be read.

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 import torch
 
+from raygen import console
 from raygen.datasets.codec import Codec
 from raygen.datasets.statistics import Statistics
 from raygen.errors import RaygenError
@@ -307,6 +308,21 @@ def test_a_report_is_of_the_rows_that_are_added_and_of_how_it_is_judged(
 def test_that_augmentation_does_not_help_is_said_first(useful: Document, first: str, second: str) -> None:
     report = {"verdict": "passed", "gate": [], "metrics": [], "usefulness": useful}
     assert evaluate._summary(report) == [first, second]
+
+
+@pytest.mark.parametrize(
+    ("useful", "line"),
+    [
+        ({"summary": "augmentation helps: so much"}, "usefulness augmentation helps: so much\n"),
+        ({"target": None, "because": "no rows"}, "usefulness not computed: no rows\n"),
+        (None, ""),
+    ],
+)
+def test_the_command_line_says_what_the_rows_are_good_for(
+    useful: Document | None, line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    console.figures({"metrics": [], "usefulness": useful})
+    assert capsys.readouterr().out.split("real (ceiling)")[1].strip(" \n") == line.strip()
 
 
 def test_a_target_has_to_be_a_category() -> None:
