@@ -5,6 +5,7 @@ ONNX, which hold a network as a program of tensors; pickles, which may hold any 
 """
 
 import io
+import re
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -21,6 +22,7 @@ from raygen.spec import INCEPTION
 Embed = Callable[[torch.Tensor], torch.Tensor]
 """uint8 images ``(n, channels, height, width)`` to features ``(n, d)``."""
 
+_ONNX = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : (Load model from .* failed:)?")
 CHUNK = 16  # images a network sees at once: more are no faster on a CPU, and of large networks take much memory
 OWN = "a network takes float32 images (n, channels, height, width) from 0 to 1, any n, and gives features (n, d)"
 
@@ -250,7 +252,7 @@ def _device() -> torch.device:
 
 
 def _reason(error: Exception) -> str:
-    """What went wrong, without the trace that TorchScript puts before it."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    """What went wrong, without the trace of TorchScript, and the numbers and paths of ONNX, that come before it."""
+    lines = [line.strip() for line in _ONNX.sub("", str(error)).splitlines() if line.strip()]
     said = next((line for line in reversed(lines) if "Error: " in line), lines[0] if lines else type(error).__name__)
     return (said.partition("Error: ")[2] or said).partition(". ")[0]
