@@ -266,8 +266,8 @@ class EvaluateSpec(Strict):
             self.file is None or self.features.startswith(INCEPTION) or self.file.endswith(_NETWORKS)
         ):
             raise ValueError(
-                f"unknown features {self.features!r} at evaluate.features{did_you_mean(self.features, FEATURES)}; known: "
-                f"{', '.join(FEATURES)}, {INCEPTION}FILE, and files of TorchScript or ONNX ({', '.join(_NETWORKS)})"
+                f"unknown features {self.features!r} at evaluate.features; known: {', '.join(FEATURES)}, {INCEPTION}FILE, "
+                f"and files of TorchScript or ONNX ({', '.join(_NETWORKS)}){did_you_mean(self.features, FEATURES)}"
             )
         return self
 
