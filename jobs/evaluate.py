@@ -18,6 +18,7 @@ from raygen.generators.generator import Generator
 from raygen.jobs import evaluate_images, evaluate_tables
 from raygen.jobs.project import REPORT, Project, read_json, write_json
 from raygen.jobs.registry import Registry
+from raygen.metrics import pretrained
 from raygen.spec import GateRule, Spec
 
 ADDED = {"rows", "balance", "to", "classes", "variants", "where", "complete"}
@@ -62,6 +63,16 @@ def evaluate(project: Project) -> dict[str, Any]:
     return report
 
 
+def require(spec: Spec) -> None:
+    """Fail now, rather than after the training, where the spec's generator could not be evaluated.
+
+    Raises:
+        RaygenError: a package or file that ``evaluate.features`` needs is missing, or will not do.
+    """
+    if not spec.is_table:
+        evaluate_images.require(spec)
+
+
 def evaluated(project: Project, augment: bool = True) -> dict[str, Any] | None:
     """The report on the spec's trained generator under the spec's gate, where there is one.
 
@@ -94,6 +105,8 @@ def _inputs(project: Project, augment: bool = True) -> str:
     decides: list[Any] = [project.trained().uri, project.run.uri, gate, _strength(spec), judged]
     if augment and spec.augment is not None and spec.evaluate.usefulness:
         decides.append(spec.augment.model_dump(mode="json", include=ADDED))
+    if spec.evaluate.file is not None:
+        decides.append(pretrained.version(spec.evaluate.file))
     return hashlib.sha256(json.dumps(decides).encode()).hexdigest()
 
 

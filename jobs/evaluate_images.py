@@ -10,16 +10,16 @@ from PIL import Image
 
 from raygen.datasets import stream
 from raygen.datasets.codec import Batch, Codec
-from raygen.errors import RaygenError
+from raygen.errors import DataError, RaygenError, SpecError
 from raygen.generators.generator import SAMPLES, Generator
 from raygen.jobs import evaluate_usefulness, progress
 from raygen.jobs.figures import metric, missing, number
 from raygen.jobs.project import Project
-from raygen.metrics import fidelity, privacy_images, usefulness_images
+from raygen.metrics import fidelity, pretrained, privacy_images, usefulness_images
 from raygen.metrics.features import SIDE, Classifier, Features, Pixels, Thumbnails
 from raygen.metrics.kernel import kernel_distance
 from raygen.metrics.usefulness import Usefulness
-from raygen.spec import Spec
+from raygen.spec import ImageField, Spec
 
 AGREEMENT_ROWS = 2000
 PER_CLASS = 10
@@ -31,6 +31,8 @@ TAUGHT = 2000  # real images of 28 x 28 pixels that downstream models learn from
 LEAST_TAUGHT = 500  # of any size
 EPOCHS = 2  # of downstream models, if that is more than the least number of steps
 TESTED = 10_000  # held-out images that those are tested on, at most
+LEARNT_HERE = ("auto", "classifier", "pixels")
+ON_FEATURES = ("frechet_distance", "kernel_distance", *fidelity.Manifold._fields)
 
 
 class Rows(NamedTuple):
@@ -57,8 +59,9 @@ def compare(project: Project, generator: Generator, strength: float | None) -> d
     label = spec.generator.condition or next(iter(codec.categories), None)
     sides = stream.load(project.source, codec, spec.dataset.holdout)
     training, held = (_rows(batch, codec, label) for batch in sides)
-    features, because = _features(training, codec, label, spec.train.seed)
     seed = spec.train.seed
+    classifier, because = _classifier(training, codec, label, seed)
+    features = _features(spec.evaluate.features, training, classifier, because)
     if strength is None:
         made = generator.tensors(range(AGREEMENT_ROWS), seed, generator.classes(range(AGREEMENT_ROWS), seed))
         synthetic = _rows(made, codec, spec.generator.condition)
@@ -67,13 +70,13 @@ def compare(project: Project, generator: Generator, strength: float | None) -> d
         synthetic = variants(generator, training.take(chosen[:AGREEMENT_ROWS]), AGREEMENT_ROWS, seed, strength)
 
     with progress.bar("evaluate", 3, "steps") as shown:
-        metrics = _distribution(features, synthetic, held, seed) + _privacy(synthetic, training, held, seed)
+        metrics = _distribution(features, classifier, synthetic, held, seed) + _privacy(synthetic, training, held, seed)
         shown.update(1)
         by_class: list[dict[str, Any]] = []
-        if isinstance(features, Classifier):
+        if classifier is not None:
             assert label is not None
             values = [str(value) for value in codec.categories[label].values]
-            agreement, by_class = _agreement(features, synthetic, held, values)
+            agreement, by_class = _agreement(classifier, synthetic, held, values)
             metrics = [agreement, *metrics]
         else:
             metrics = [missing(name, because) for name in ("label_agreement", "classifier_score")] + metrics
@@ -106,13 +109,23 @@ def _rows(batch: Batch, codec: Codec, label: str | None) -> Rows:
     return Rows(batch[codec.image[0]], None if label is None else batch[label])
 
 
-def _features(training: Rows, codec: Codec, label: str | None, seed: int) -> tuple[Features, str]:
-    """A classifier trained on the real training rows; where it cannot be trained, pixels, and why."""
+def require(spec: Spec) -> None:
+    """Fail now, rather than after the training, where the features cannot be had of such images.
+
+    Raises:
+        RaygenError: a package or a file is missing, or the network in it will not do.
+    """
+    for field in spec.dataset.fields.values():
+        if isinstance(field, ImageField) and spec.evaluate.features not in LEARNT_HERE:
+            pretrained.load(spec.evaluate.features).require(field.channels, field.height, field.width)
+
+
+def _classifier(training: Rows, codec: Codec, label: str | None, seed: int) -> tuple[Classifier | None, str]:
+    """A classifier trained on the real training rows, or why it cannot be."""
     if label is None or training.classes is None:
-        return Pixels.fit(training.images), "the data has no category column to train a classifier on"
-    present = np.unique(training.classes)
-    if len(present) < 2:
-        return Pixels.fit(training.images), f"the training rows have one value of {label!r} only"
+        return None, "the data has no category column to train a classifier on"
+    if len(np.unique(training.classes)) < 2:
+        return None, f"the training rows have one value of {label!r} only"
     with progress.bar("classifier", 1, "epochs") as shown:
 
         def tell(done: int, total: int) -> None:
@@ -123,38 +136,53 @@ def _features(training: Rows, codec: Codec, label: str | None, seed: int) -> tup
         return Classifier.fit(training.images, training.classes, classes, seed, progress=tell), ""
 
 
-def _distribution(features: Features, synthetic: Rows, held: Rows, seed: int) -> list[dict[str, Any]]:
+def _features(name: str, training: Rows, classifier: Classifier | None, because: str) -> Features:
+    """Those that ``evaluate.features`` names; ``because`` says why there is no classifier, where there is none."""
+    if name not in LEARNT_HERE:
+        return pretrained.load(name).require(*training.images.shape[1:])
+    if name == "classifier" and classifier is None:
+        raise SpecError(f"evaluate.features is 'classifier', but {because}", "choose pixels, or auto")
+    return Pixels.fit(training.images) if name == "pixels" or classifier is None else classifier
+
+
+def _distribution(
+    features: Features, classifier: Classifier | None, synthetic: Rows, held: Rows, seed: int
+) -> list[dict[str, Any]]:
     """Metrics of one set of rows against another: synthetic against half of the held-out rows, beside its other half."""
     order = np.random.default_rng(seed).permutation(len(held.images))
     n = min(len(order) // 2, len(synthetic.images))
     if n == 0:
         because = f"{len(held.images)} rows are held out, too few to compare with"
-        return [missing(name, because) for name in ("frechet_distance", "kernel_distance", *fidelity.Manifold._fields)]
+        return [missing(name, because) for name in (*ON_FEATURES, *["classifier_score"] * (classifier is not None))]
     halves = held.images[order[:n]], held.images[order[n : 2 * n]]
-    reference, ceiling, candidate = (features(images) for images in (*halves, synthetic.images[:n]))
     scored: list[dict[str, Any]] = []
 
-    def score(name: str, statistic: Callable[[np.ndarray], float], rows: np.ndarray, real: np.ndarray) -> None:
+    def score(name: str, statistic: Callable[[np.ndarray], float], rows: np.ndarray, real: np.ndarray, of: Features) -> None:
         try:
             interval = fidelity.bootstrap_interval(statistic, rows, seed=seed, resamples=50)
-            scored.append(metric(name, statistic(rows), statistic(real), interval, features.name, n))
+            scored.append(metric(name, statistic(rows), statistic(real), interval, of.name, n))
         except RaygenError as error:
             scored.append(missing(name, error.what))
 
     def manifold(name: str) -> Callable[[np.ndarray], float]:
         return lambda rows: float(getattr(fidelity.precision_recall_density_coverage(reference, rows), name))
 
-    score("frechet_distance", lambda rows: fidelity.frechet_distance(reference, rows), candidate, ceiling)
     try:
-        found, real = (kernel_distance(reference, rows) for rows in (candidate, ceiling))
-        scored.append(metric("kernel_distance", found.value, real.value, found.interval, features.name, n))
-    except RaygenError as error:
-        scored.append(missing("kernel_distance", error.what))
-    for name in fidelity.Manifold._fields:
-        score(name, manifold(name), candidate, ceiling)
-    if isinstance(features, Classifier):
-        probabilities = (features.probabilities(images) for images in (synthetic.images[:n], halves[1]))
-        score("classifier_score", fidelity.classifier_score, *probabilities)
+        reference, ceiling, candidate = (features(images) for images in (*halves, synthetic.images[:n]))
+    except DataError as error:  # some are not finite: no figure rather than a wrong one
+        scored = [missing(name, error.what) for name in ON_FEATURES]
+    else:
+        score("frechet_distance", lambda rows: fidelity.frechet_distance(reference, rows), candidate, ceiling, features)
+        try:
+            found, best = (kernel_distance(reference, rows) for rows in (candidate, ceiling))
+            scored.append(metric("kernel_distance", found.value, best.value, found.interval, features.name, n))
+        except RaygenError as error:
+            scored.append(missing("kernel_distance", error.what))
+        for name in fidelity.Manifold._fields:
+            score(name, manifold(name), candidate, ceiling, features)
+    if classifier is not None:
+        made, real = (classifier.probabilities(images) for images in (synthetic.images[:n], halves[1]))
+        score("classifier_score", fidelity.classifier_score, made, real, classifier)
     return scored
 
 
@@ -318,10 +346,15 @@ def _pictures(
             varied = Rows(real[-1][:1], None if given is None else given[:1])
             made.append(variants(generator, varied, PER_CLASS, seed, strength).images)
     shown = np.concatenate(made)[:: max(1, len(made) * PER_CLASS // NEIGHBOURS)][:NEIGHBOURS]
-    nearest, _ = fidelity.nearest(features(shown), features(training.images))
     if strength is not None:
         made = list(np.stack([np.concatenate([row[:1], column]) for row, column in zip(real, made, strict=True)], axis=1))
-    for name, rows_ in (("real", real), ("synthetic", made), ("neighbours", [shown, training.images[nearest]])):
+    pictures = {"real": real, "synthetic": made}
+    try:
+        nearest, _ = fidelity.nearest(features(shown), features(training.images))
+        pictures["neighbours"] = [shown, training.images[nearest]]
+    except DataError:  # features that are not finite, which the figures tell of
+        project.report.delete("neighbours.png")
+    for name, rows_ in pictures.items():
         project.report.write(f"{name}.png", grid(rows_))
 
 

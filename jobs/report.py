@@ -187,5 +187,6 @@ def _history(run: Folder) -> list[dict[str, Any]]:
 
 
 def _pictures(folder: Folder) -> dict[str, str]:
-    files = {name: folder.read(f"{name}.png") for name in ("real", "synthetic", "neighbours")}
+    names = [name for name in ("real", "synthetic", "neighbours") if folder.exists(f"{name}.png")]
+    files = {name: folder.read(f"{name}.png") for name in names}
     return {name: "data:image/png;base64," + base64.b64encode(file).decode() for name, file in files.items()}

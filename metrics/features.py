@@ -1,7 +1,8 @@
 """What turns images into the vectors that fidelity, diversity and privacy are measured on.
 
-No pretrained network is downloaded: features come from the real images alone, so that a metric means the same on a
-machine without internet, and says something on images that look nothing like ImageNet's.
+No pretrained network is downloaded: by default features come from the real images alone, so that a metric means the same
+on a machine without internet, and says something on images that look nothing like ImageNet's. Networks that have learnt
+elsewhere are in pretrained.py.
 """
 
 from collections.abc import Callable, Iterator
@@ -81,7 +82,7 @@ class Classifier:
         Raises:
             DataError: the images or the labels are not what is said above, or fewer than 2.
         """
-        _check(images, least=2)
+        check(images, least=2)
         if labels.shape != (len(images),) or not np.issubdtype(labels.dtype, np.integer):
             raise DataError(
                 f"labels are {labels.dtype} {labels.shape} for {len(images)} images", "give one integer label per image"
@@ -120,8 +121,8 @@ class Classifier:
 
     @torch.inference_mode()
     def _predict(self, images: Images, output: Callable[[torch.Tensor], torch.Tensor]) -> Floats:
-        _check(images, least=1, channels=(self.channels,))
-        outputs = [output(chunk.to(self.device)).cpu() for chunk in _chunks(images)]
+        check(images, least=1, channels=(self.channels,))
+        outputs = [output(chunk.to(self.device)).cpu() for chunk in chunks(images)]
         return np.asarray(torch.cat(outputs).numpy(), dtype=np.float32)
 
 
@@ -177,7 +178,7 @@ class Pixels:
         Raises:
             DataError: fewer than 2 images, neither 1 nor 3 channels, or fewer than 8 pixels a side.
         """
-        _check(images, least=2)
+        check(images, least=2)
         pixels = _thumbnails(images)
         mean = pixels.mean(axis=0, dtype=np.float64)
         _, vectors = np.linalg.eigh(np.cov(pixels, rowvar=False, dtype=np.float64))
@@ -191,7 +192,7 @@ class Pixels:
         Raises:
             DataError: not uint8 images of the channels and size that it was fitted on.
         """
-        _check(images, least=1, channels=(self.channels,))
+        check(images, least=1, channels=(self.channels,))
         if images.shape[2:] != self.size:
             raise DataError(
                 f"images are {images.shape[2:]} pixels where {self.size} are wanted",
@@ -212,7 +213,7 @@ class Thumbnails:
         Raises:
             DataError: no images, neither 1 nor 3 channels, or fewer than 8 pixels a side.
         """
-        _check(images, least=1)
+        check(images, least=1)
         return _thumbnails(images)
 
 
@@ -255,9 +256,9 @@ def _shifted(images: Images, index: torch.Tensor, generator: torch.Generator) ->
     return torch.from_numpy(images[index.numpy()[:, None, None], :, rows[:, :, None], columns[:, None, :]]).movedim(-1, 1)
 
 
-def _chunks(images: Images) -> Iterator[torch.Tensor]:
-    """Yields the images ``CHUNK`` at a time; copied, for torch takes no read-only arrays, which Arrow's are."""
-    return (torch.from_numpy(images[start : start + CHUNK].copy()) for start in range(0, len(images), CHUNK))
+def chunks(images: Images, size: int = CHUNK) -> Iterator[torch.Tensor]:
+    """Yields the images ``size`` at a time; copied, for torch takes no read-only arrays, which Arrow's are."""
+    return (torch.from_numpy(images[start : start + size].copy()) for start in range(0, len(images), size))
 
 
 def _shrink(images: torch.Tensor, side: int) -> torch.Tensor:
@@ -267,11 +268,16 @@ def _shrink(images: torch.Tensor, side: int) -> torch.Tensor:
 
 
 def _thumbnails(images: Images) -> Floats:
-    shrunken = [_shrink(chunk, THUMBNAIL).flatten(1) for chunk in _chunks(images)]
+    shrunken = [_shrink(chunk, THUMBNAIL).flatten(1) for chunk in chunks(images)]
     return np.asarray(torch.cat(shrunken).numpy(), dtype=np.float32)
 
 
-def _check(images: Images, least: int, channels: tuple[int, ...] = (1, 3)) -> None:
+def check(images: Images, least: int, channels: tuple[int, ...] = (1, 3)) -> None:
+    """Refuse what is not uint8 ``(n, channels, height, width)``, at least 8 pixels each way and ``least`` images.
+
+    Raises:
+        DataError: it is not.
+    """
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1] not in channels:
         raise DataError(
             f"images are {images.dtype} {images.shape}",

@@ -55,12 +55,12 @@ def frechet_distance(a: Array, b: Array) -> float:
         DataError: a value is not finite, a set has fewer than 2 rows, or the widths differ.
     """
     a, b = feature_pair(a, b, least=2)
-    spread_a, spread_b = (np.atleast_2d(np.cov(rows, rowvar=False)) for rows in (a, b))
     # With Σ = R Rᵀ the eigenvalues of Σa Σb are the squared singular values of Raᵀ Rb: no root of a rounded eigenvalue
     # is taken, which is what makes singular covariances lose half of their digits.
-    cross = np.linalg.svd(_root(spread_a).T @ _root(spread_b), compute_uv=False).sum()
+    root_a, root_b = _root(a), _root(b)
+    cross = np.linalg.svd(root_a.T @ root_b, compute_uv=False).sum()
     gap = a.mean(axis=0) - b.mean(axis=0)
-    return max(0.0, float(gap @ gap + np.trace(spread_a) + np.trace(spread_b) - 2 * cross))
+    return max(0.0, float(gap @ gap + (root_a**2).sum() + (root_b**2).sum() - 2 * cross))
 
 
 def classifier_score(probabilities: Array) -> float:
@@ -229,11 +229,12 @@ def nearest(queries: Array, references: Array) -> tuple[npt.NDArray[np.int64], F
     return indices, np.linalg.norm(queries - references[indices], axis=1)
 
 
-def _root(covariance: Floats) -> Floats:
-    """Returns R with R Rᵀ = covariance; directions without variance, up to rounding, have none."""
-    values, vectors = np.linalg.eigh(covariance)
-    values[values < values[-1] * len(values) * np.finfo(np.float64).eps] = 0
-    return np.asarray(vectors * np.sqrt(values), dtype=np.float64)
+def _root(rows: Floats) -> Floats:
+    """R with R Rᵀ = the covariance of the rows, which never is computed: of networks it has millions of values."""
+    centred = (rows - rows.mean(axis=0)) / (len(rows) - 1) ** 0.5
+    # Fewer rows than features are a root as they are; of more, as few as there are features say the same.
+    fewest = centred if len(rows) <= rows.shape[1] else np.asarray(np.linalg.qr(centred, mode="r"))
+    return np.asarray(fewest.T)
 
 
 def _radius(rows: Floats, k: int) -> Floats:

@@ -231,12 +231,20 @@ MetricOfTables = Literal[
 ]
 
 
+FEATURES = ("auto", "classifier", "pixels", "efficientnet")
+"""Of images, that have a name."""
+INCEPTION = "inception:"
+"""Before the file of a network that is the Inception of the FID."""
+_NETWORKS = (".pt", ".pts", ".torchscript", ".onnx")
+
+
 class EvaluateSpec(Strict):
     """How a generator is judged.
 
     Attributes:
-        features: what the figures of images are measured on; ``auto`` is a classifier trained on the real rows where they
-            have labels, else their pixels.
+        features: what the figures of images are measured on: a ``classifier`` trained on the real rows, their ``pixels``,
+            ``efficientnet``, ``inception:FILE``, or a user's own network, a file of TorchScript or ONNX; ``auto`` is the
+            classifier where rows have labels, else pixels.
         usefulness: whether downstream models are trained on synthetic rows, and on real and synthetic ones.
         target: the category that those predict: ``generator.condition`` by default, or else the only category.
         seeds: under how many they are trained.
@@ -246,6 +254,22 @@ class EvaluateSpec(Strict):
     usefulness: bool = True
     target: str | None = None
     seeds: Annotated[int, Field(ge=2)] = 3
+
+    @property
+    def file(self) -> str | None:
+        """The network's file, where the features come from one: a path or URI."""
+        return None if self.features in FEATURES else self.features.removeprefix(INCEPTION)
+
+    @validator(mode="after")
+    def _features_are_known(self) -> "EvaluateSpec":
+        if self.file == "" or not (
+            self.file is None or self.features.startswith(INCEPTION) or self.file.endswith(_NETWORKS)
+        ):
+            raise ValueError(
+                f"unknown features {self.features!r} at evaluate.features; known: {', '.join(FEATURES)}, {INCEPTION}FILE, "
+                f"and files of TorchScript or ONNX ({', '.join(_NETWORKS)}){did_you_mean(self.features, FEATURES)}"
+            )
+        return self
 
 
 class GateRule(Strict):
@@ -438,6 +462,11 @@ class Spec(Strict):
         if self.generator.family != "vae" and any(rule.metric == "negative_log_likelihood" for rule in self.gate):
             family = self.generator.family
             raise ValueError(f"gate has a rule for negative_log_likelihood, which the family {family!r} does not have")
+        features = self.evaluate.features
+        if features != "auto" and image is None:
+            raise ValueError(f"evaluate.features is {features!r}, but dataset.schema has no image column: leave it out")
+        if features == "classifier" and not any(isinstance(field, CategoryField) for field in fields.values()):
+            raise ValueError("evaluate.features is 'classifier', but dataset.schema has no category column to train one on")
         if self.augment is not None:
             _augment_fits(self.augment, self.generator, fields)
         asked = {f"gate: {rule.metric}": rule.metric for rule in self.gate}

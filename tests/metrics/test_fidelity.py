@@ -1,7 +1,11 @@
 """Known answers, reference figures, and what must be refused."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
+import reference_features
 
 from raygen.errors import DataError
 from raygen.metrics import fidelity
@@ -27,16 +31,7 @@ def gaussian(mean, covariance, n=50, seed=0):
     return rows @ np.linalg.cholesky(covariance).T + mean
 
 
-def reference_sets():
-    # The figures below were computed once on these sets, in a virtual environment of their own:
-    #   pip install prdc==0.2            compute_prdc(real, fake, nearest_k=k)
-    #   pip install torch-fidelity==0.4  fid_statistics_to_metric(*map(fid_features_to_statistics, (real, fake)), False)
-    #                                    isc_features_to_metric(logits, splits=1)
-    generator = np.random.default_rng(0)
-    real = generator.normal(size=(600, 16))
-    fake = 0.8 * generator.normal(size=(500, 16)) + 0.3
-    logits = generator.normal(size=(500, 10)) * 3
-    return real, fake, np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+FIGURES = json.loads((Path(__file__).parent / "fidelity.json").read_text())
 
 
 def test_frechet_distance_of_known_gaussians():
@@ -77,9 +72,9 @@ def test_frechet_distance_of_identical_sets_is_zero_and_never_negative():
         assert 0 <= frechet_distance(rows, rows[::-1]) < 1e-8
 
 
-def test_frechet_distance_matches_torch_fidelity():
-    real, fake, _ = reference_sets()
-    assert frechet_distance(real, fake) == pytest.approx(2.276012491816587, rel=1e-12)
+@pytest.mark.parametrize("name", reference_features.NAMES)
+def test_frechet_distance_matches_torch_fidelity(name):
+    assert frechet_distance(*reference_features.sets(name)) == pytest.approx(FIGURES[name]["frechet_distance"], rel=1e-9)
 
 
 def test_classifier_score_of_certain_balanced_rows_is_the_number_of_classes():
@@ -91,8 +86,12 @@ def test_classifier_score_is_one_without_certainty_or_without_variety():
     assert classifier_score(np.eye(4)[np.zeros(20, dtype=int)]) == pytest.approx(1)
 
 
-def test_classifier_score_matches_torch_fidelity():
-    assert classifier_score(reference_sets()[2]) == pytest.approx(3.9566537930640124, rel=1e-12)
+@pytest.mark.parametrize("name", reference_features.NAMES)
+def test_classifier_score_matches_torch_fidelity(name):
+    logits = reference_features.logits(name)
+    odds = np.exp(logits - logits.max(axis=1, keepdims=True))
+    found = classifier_score(odds / odds.sum(axis=1, keepdims=True))
+    assert found == pytest.approx(FIGURES[name]["classifier_score"], rel=1e-9)
 
 
 def test_manifold_by_hand():
@@ -131,13 +130,12 @@ def test_manifold_of_disjoint_sets_is_nothing():
 
 
 @pytest.mark.parametrize("block", [fidelity.BLOCK, 7000, 1])
-def test_manifold_matches_prdc_in_blocks_of_any_size(monkeypatch, block):
+@pytest.mark.parametrize("name", reference_features.NAMES)
+def test_manifold_matches_prdc_in_blocks_of_any_size(name, block, monkeypatch):
     monkeypatch.setattr(fidelity, "BLOCK", block)
-    real, fake, _ = reference_sets()
-    assert precision_recall_density_coverage(real, fake, k=3) == pytest.approx(Manifold(0.952, 0.345, 2.052, 0.84))
-    assert precision_recall_density_coverage(real, fake) == pytest.approx(
-        Manifold(0.984, 0.42833333333333334, 2.0472, 0.9333333333333333)
-    )
+    for k in reference_features.NEIGHBOURS:
+        found = precision_recall_density_coverage(*reference_features.sets(name), k=k)
+        assert found._asdict() == pytest.approx(FIGURES[name]["manifold"][str(k)], rel=1e-9)
 
 
 def test_label_agreement():
@@ -179,7 +177,7 @@ def test_bootstrap_interval_covers():
 
 
 def test_bootstrap_interval_of_a_frechet_distance_lies_around_the_value():
-    real, fake, _ = reference_sets()
+    real, fake = reference_features.sets("shifted")
     low, high = bootstrap_interval(frechet_distance, real, fake, seed=0, resamples=20)
     assert (low + high) / 2 == pytest.approx(frechet_distance(real, fake))
     assert 0 < high - low < frechet_distance(real, fake)
