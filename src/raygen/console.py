@@ -2,13 +2,14 @@
 
 import contextlib
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
 
-from raygen.errors import RaygenError
+from raygen.errors import GateError, RaygenError
 
+NEEDED = {"min": "at least", "max": "at most", "at_least": "surely at least", "at_most": "surely at most"}
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 
@@ -22,6 +23,8 @@ def errors(debug: bool) -> Iterator[None]:
     except RaygenError as error:
         if debug:
             traceback.print_exc()
+        if isinstance(error, GateError) and error.failed:
+            _missed(error.failed)
         typer.secho(f"error: {error.what}", err=True, fg="red")
         typer.echo(f"  {error.hint}", err=True)
         raise typer.Exit(error.exit_code) from None
@@ -53,3 +56,21 @@ def figures(report: Mapping[str, Any]) -> None:
     Console(highlight=False).print(table)
     if (useful := report.get("usefulness")) is not None:
         print(f"usefulness {useful['summary'] if 'summary' in useful else 'not computed: ' + useful['because']}")
+
+
+def _missed(rules: Sequence[Mapping[str, Any]]) -> None:
+    """Print what of a gate was not met, and by how much."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("metric", "needed", "found", "missed by", box=None, header_style="")
+    for rule in rules:
+        way = next(way for way in NEEDED if rule[way] is not None)
+        bound, compared, interval = rule["bound"], rule["compared"], rule["interval"]
+        share = "" if rule["of"] is None else f" {rule[way]:.4g} of its ceiling"
+        needed = f"{NEEDED[way]}{share}" if bound is None else f"{NEEDED[way]} {bound:.4g}{share and ',' + share}"
+        found = "not computed" if rule["value"] is None else f"{rule['value']:.4g}"
+        between = "" if interval is None else f" ({interval[0]:.4g} to {interval[1]:.4g})"
+        missed = "–" if bound is None or compared is None else f"{abs(bound - compared):.4g}"
+        table.add_row(rule["metric"], needed, found + between, missed)
+    Console(highlight=False, stderr=True).print(table)
