@@ -36,6 +36,7 @@ def evaluate(project: Project) -> dict[str, Any]:
     artifact = project.trained()
     if (known := evaluated(project)) is not None:
         return known
+    gate.require(project.spec)
     project.report.check_writable()
     generator = Generator.load(artifact.uri)
     spec, strength = project.spec, _strength(project.spec)

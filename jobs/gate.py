@@ -1,11 +1,26 @@
 """The gate: whether the figures of a report meet the spec's rules, and what those stop that do not."""
 
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from math import isfinite
 from typing import Any
 
 from raygen.errors import GateError
-from raygen.spec import LEAST, MOST, GateRule
+from raygen.metrics.usefulness import needs_extra
+from raygen.spec import LEAST, MOST, OF_USE, GateRule, Spec
+
+
+def require(spec: Spec) -> None:
+    """Fail now, rather than after the training, where a rule is about what cannot be computed here.
+
+    Raises:
+        RaygenError: a package is not installed.
+    """
+    needed = ("scipy", "sklearn", "imblearn") if spec.is_table else ("scipy",)
+    if any(rule.metric in OF_USE for rule in spec.gate):
+        for package in needed:
+            if find_spec(package) is None:
+                raise needs_extra(package)
 
 
 def judge(rules: Sequence[GateRule], metrics: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

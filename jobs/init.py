@@ -103,6 +103,7 @@ def _of_table(rows: int, label: str | None) -> tuple[list[str], list[str]]:
     learnt = [
         "generator: {family: autoregressive}   # or vae, or gan",
         *_train(25 if rows >= LOOKED_AT_TABLES else 100, batch, ["  schedule: cosine              # of the learning rate"]),
+        *([f"evaluate: {{target: {column}}}   # what models that learn from synthetic rows predict"] if label else []),
     ]
     asked = [
         "augment:",

@@ -27,6 +27,7 @@ def run(project: Project) -> None:
         RaygenError: what a step raises; a GateError when the generator is not good enough, before anything is published.
     """
     report.require()
+    gate.require(project.spec)
     project.check_outputs()
     train.train(project)
     evaluation = evaluate.evaluate(project)

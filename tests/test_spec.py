@@ -519,6 +519,15 @@ def test_rules_that_cannot_be(file: Path, rule: str, said: str) -> None:
     assert said in refused(file, DOCUMENTED.replace("metric: label_agreement, min: 0.9", rule)).what
 
 
+def test_a_rule_of_use_needs_something_to_predict(file: Path) -> None:
+    rule = "gate=[{metric: lift, at_least: 0}]"
+    said = refused(file, DOCUMENTED, rule, "evaluate.usefulness=false").what
+    assert "gate has a rule for lift, but evaluate.usefulness is false" in said
+    several = of_table("family: gan").replace("kind: number", "kind: category")
+    assert "but nothing says what to predict: set evaluate.target" in refused(file, several, rule).what
+    load_spec(file, [rule, "evaluate.target=sex"])
+
+
 def gate_of(file: Path, text: str, *overrides: str) -> dict[str, dict[str, Any]]:
     """The gate of a spec that does not write one, by metric."""
     file.write_text(text)

@@ -230,6 +230,8 @@ MetricOfTables = Literal[
     "synthetic_f1",
     "lift",
 ]
+OF_USE = ("synthetic_f1", "lift")
+"""What downstream models score that learn from synthetic rows."""
 WITHOUT_CEILING = ("negative_log_likelihood", "lift")
 """Real data has no such figure of its own."""
 
@@ -513,6 +515,14 @@ class Spec(Strict):
     def _gate_can_be_passed(self) -> "Spec":
         if self.generator.condition is None and any(rule.metric == "label_agreement" for rule in self.gate):
             raise ValueError("gate has a rule for label_agreement, but rows have no label without generator.condition")
+        if (of_use := next((rule.metric for rule in self.gate if rule.metric in OF_USE), None)) is None:
+            return self
+        if not self.evaluate.usefulness:
+            raise ValueError(f"gate has a rule for {of_use}, but evaluate.usefulness is false; leave one out")
+        if self.target is None:
+            raise ValueError(
+                f"gate has a rule for {of_use}, but what is to be predicted? Name a category in evaluate.target"
+            )
         return self
 
     def to_yaml(self) -> str:

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from raygen.errors import GateError
+from raygen.errors import GateError, RaygenError
 from raygen.jobs import gate
 from raygen.jobs.figures import missing
+from raygen.load import load_spec
 from raygen.spec import GateRule
 
 RECALL = {"name": "recall", "value": 0.5, "ceiling": 0.8, "interval": [0.45, 0.55]}
@@ -98,3 +99,13 @@ def test_every_rule_that_is_not_met_is_told() -> None:
         gate.check(report)
     assert [rule["metric"] for rule in error.value.failed] == ["recall", "density"]
     gate.check({"gate": gate.judge(rules[1:2], [RECALL])})
+
+
+def test_what_the_rules_need_is_asked_for_before_the_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    fields = {"age": {"kind": "number"}, "sex": {"kind": "category"}}
+    spec = load_spec({"name": "x", "dataset": {"path": "x", "schema": fields}, "generator": {"family": "gan"}})
+    gate.require(spec)
+    monkeypatch.setattr(gate, "find_spec", lambda package: None if package == "sklearn" else package)
+    with pytest.raises(RaygenError, match=r"needs sklearn, which is not installed\n  pip install 'raygen\[quality\]'"):
+        gate.require(spec)
+    gate.require(load_spec(spec, ["gate=[]"]))

@@ -37,14 +37,15 @@ class Lookup(Sampler):
 
     def __init__(self, pool: np.ndarray, classes: np.ndarray | None = None) -> None:
         super().__init__()
-        self.register_buffer("pool", torch.from_numpy(pool))
-        of_any = np.arange(len(pool))
-        self.members = [of_any if classes is None else np.flatnonzero(classes == index) for index in range(10)]
+        of_rows = np.zeros(len(pool), np.int64) if classes is None else classes
+        self.by_class = classes is not None
+        self.register_buffer("pool", torch.from_numpy(pool[np.argsort(of_rows, kind="stable")]))
+        self.register_buffer("counts", torch.from_numpy(np.bincount(of_rows)))
 
     def forward(self, noise: Tensor, classes: Tensor | None) -> Tensor:
-        asked = np.zeros(len(noise), int) if classes is None or classes.is_floating_point() else classes.numpy()
-        chosen = [self.members[index][int(place * len(self.members[index]))] for index, place in zip(asked, noise[:, 0], strict=True)]
-        return self.pool[chosen]
+        asked = classes if self.by_class and classes is not None else torch.zeros(len(noise), dtype=torch.int64)
+        first = self.counts.cumsum(0) - self.counts
+        return self.pool[first[asked] + (noise[:, 0] * self.counts[asked]).long()]
 
 
 def failed(project: Project, metrics: Metrics) -> set[str]:
