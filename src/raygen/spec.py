@@ -520,9 +520,7 @@ class Spec(Strict):
         if not self.evaluate.usefulness:
             raise ValueError(f"gate has a rule for {of_use}, but evaluate.usefulness is false; leave one out")
         if self.target is None:
-            raise ValueError(
-                f"gate has a rule for {of_use}, but what is to be predicted? Name a category in evaluate.target"
-            )
+            raise ValueError(f"gate has a rule for {of_use}, but nothing says what to predict: set evaluate.target")
         return self
 
     def to_yaml(self) -> str:
