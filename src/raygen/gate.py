@@ -18,16 +18,16 @@ def default(kind: Literal["images", "tables"], conditional: bool, predicted: boo
         new: whether rows are new, rather than variants of training rows, which those are meant to be close to.
     """
     if kind == "tables":
-        rules = [_of_ceiling("quality", 0.85)]
+        rules = [_of_ceiling("quality", 0.8)]
     else:
         rules = [_of_ceiling("precision", 0.5), _of_ceiling("recall", 0.2), _of_ceiling("coverage", 0.3)]
         rules += [_of_ceiling("label_agreement", 0.7)] * conditional
     rules += [_of_ceiling("synthetic_f1", 0.6)] * predicted
     if new:
-        # Its value, not an end of its interval: with 60 rows held out that is 0.08 wide either way.
+        # Their values: the worse end of the interval is 0.08 and 0.2 off where 60 rows are held out, and real rows would fail.
         rules.append({"metric": "membership_auc", "max": 0.65})
-        if kind == "images":  # where some thousand rows that are looked at are too few to be told from so many more
-            rules.append({"metric": "close_ratio", "at_most": 0.35})
+        if kind == "images":  # of a memory of very many images, the few that are looked at are hardly among its rows
+            rules.append({"metric": "close_ratio", "max": 0.2})
     return rules
 
 
