@@ -24,7 +24,7 @@ def default(kind: Literal["images", "tables"], conditional: bool, predicted: boo
         rules += [_of_ceiling("label_agreement", 0.7)] * conditional
     rules += [_of_ceiling("synthetic_f1", 0.6)] * predicted
     if new:
-        # Their values: the worse end of the interval is 0.08 and 0.2 off where 60 rows are held out, and real rows would fail.
+        # Their values: where 60 rows are held out, the worse end is 0.08 and 0.2 off, and real rows would not pass.
         rules.append({"metric": "membership_auc", "max": 0.65})
         if kind == "images":  # of a memory of very many images, the few that are looked at are hardly among its rows
             rules.append({"metric": "close_ratio", "max": 0.2})
