@@ -153,8 +153,8 @@ def test_one_class_is_not_all(digits: tuple[Project, pa.Table], of_images: Calla
     assert {"recall", "coverage", "label_agreement"} <= failed(digits[0], found)
     assert near(found["label_agreement"], 0.1, 0.03)
     assert near(found["classifier_score"], 1, 0.3)
-    assert near(found["recall"], 0.1, 0.1)
-    assert near(found["coverage"], 0.1, 0.1)
+    for name in ("recall", "coverage"):  # the class, and what of others lies beside it
+        assert near(found[name], 0.15, 0.15)
     assert found["precision"]["value"] > 0.8  # they are real
 
 
