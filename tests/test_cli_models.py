@@ -101,8 +101,8 @@ def test_what_has_not_passed_takes_force(folder: Folder, models: Models, verdict
     *missed, what, hint = refused.stderr.splitlines()
     assert (what[:7], hint[:2]) == ("error: ", "  ")
     if code == 3:
-        assert missed[0].split() == ["metric", "needed", "found", "missed", "by"]
-        assert " ".join(missed[1].split()) == "label_agreement at least 0.9 0.51 (0.41 to 0.61) 0.39"
+        assert " ".join(missed[0].split()) == "metric needed found 95 % missed by"
+        assert " ".join(missed[1].split()) == "label_agreement ≥ 0.9 0.51 0.41 to 0.61 0.390"
     assert Registry(folder).current() is None
     done = models("promote", digest, "--force")
     assert done.exit_code == 0

@@ -9,7 +9,6 @@ import typer
 
 from raygen.errors import GateError, RaygenError
 
-NEEDED = {"min": "at least", "max": "at most", "at_least": "surely at least", "at_most": "surely at most"}
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 
@@ -63,14 +62,11 @@ def _missed(rules: Sequence[Mapping[str, Any]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("metric", "needed", "found", "missed by", box=None, header_style="")
+    from raygen.jobs import glossary as words
+
+    table = Table("metric", "needed", "found", "95 %", "missed by", box=None, header_style="")
     for rule in rules:
-        way = next(way for way in NEEDED if rule[way] is not None)
-        bound, compared, interval = rule["bound"], rule["compared"], rule["interval"]
-        share = "" if rule["of"] is None else f" {rule[way]:.4g} of its ceiling"
-        needed = f"{NEEDED[way]}{share}" if bound is None else f"{NEEDED[way]} {bound:.4g}{share and ',' + share}"
-        found = "not computed" if rule["value"] is None else f"{rule['value']:.4g}"
-        between = "" if interval is None else f" ({interval[0]:.4g} to {interval[1]:.4g})"
-        missed = "–" if bound is None or compared is None else f"{abs(bound - compared):.4g}"
-        table.add_row(rule["metric"], needed, found + between, missed)
+        found = "not computed" if rule["value"] is None else words.told(rule["value"], rule["interval"])
+        missed = words.gap(rule).removeprefix("missed by ") or "–"
+        table.add_row(rule["metric"], words.needed(rule), found, words.told_interval(rule["interval"]), missed)
     Console(highlight=False, stderr=True).print(table)

@@ -204,9 +204,9 @@ def test_a_failed_gate_stops_before_anything_is_published(small: dict[str, Any],
         said = CliRunner().invoke(app, [job, str(file)], env={"COLUMNS": "200"})
         assert said.exit_code == 3, said.output
         *_, head, missed, what, hint = said.stderr.splitlines()
-        assert head.split() == ["metric", "needed", "found", "missed", "by"]
+        assert " ".join(head.split()) == "metric needed found 95 % missed by"
         shown = " ".join(missed.split())
-        assert re.match(r"label_agreement surely at least 0\.\d+, 0\.99 of its ceiling 0\.\d+ \(.* to .*\) 0\.\d+", shown)
+        assert re.fullmatch(r"label_agreement low end ≥ 0.99 × ceiling = 0\.\d+ 0\.\d+ 0\.\d+ to 0\.\d+ 0\.\d+", shown)
         assert re.match(r"error: the gate failed: label_agreement is 0\.\d+ \(0\.\d+ at worst\), the least is 0", what)
         assert "recall" not in what
         assert hint.startswith("  nothing was published")
