@@ -458,10 +458,13 @@ class Spec(Strict):
         """A spec that says nothing of its gate gets one, and says so from then on."""
         if "gate" in self.model_fields_set:
             return self
+        conditional = self.generator.condition is not None
+        # Not a column that nobody has named: it may have too many values to be predicted, and then nothing would pass.
+        named = conditional or (self.is_table and self.evaluate.target is not None)
         rules = gate.default(
             "tables" if self.is_table else "images",
-            conditional=self.generator.condition is not None,
-            predicted=self.evaluate.usefulness and (self.target if self.is_table else self.generator.condition) is not None,
+            conditional=conditional,
+            predicted=self.evaluate.usefulness and named,
             new=self.generator.family != "transforms" and (self.augment is None or self.augment.variants is None),
         )
         return self.model_copy(update={"gate": [GateRule.model_validate(rule) for rule in rules]})

@@ -103,7 +103,8 @@ def test_every_rule_that_is_not_met_is_told() -> None:
 
 def test_what_the_rules_need_is_asked_for_before_the_training(monkeypatch: pytest.MonkeyPatch) -> None:
     fields = {"age": {"kind": "number"}, "sex": {"kind": "category"}}
-    spec = load_spec({"name": "x", "dataset": {"path": "x", "schema": fields}, "generator": {"family": "gan"}})
+    generator = {"family": "gan", "condition": "sex"}
+    spec = load_spec({"name": "x", "dataset": {"path": "x", "schema": fields}, "generator": generator})
     gate.require(spec)
     monkeypatch.setattr(gate, "find_spec", lambda package: None if package == "sklearn" else package)
     with pytest.raises(RaygenError, match=r"needs sklearn, which is not installed\n  pip install 'raygen\[quality\]'"):
