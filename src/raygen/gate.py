@@ -20,7 +20,7 @@ def default(kind: Literal["images", "tables"], conditional: bool, predicted: boo
     if kind == "tables":
         rules = [_of_ceiling("quality", 0.8)]
     else:
-        rules = [_of_ceiling("precision", 0.5), _of_ceiling("recall", 0.2), _of_ceiling("coverage", 0.3)]
+        rules = [_of_ceiling("precision", 0.5), _of_ceiling("recall", 0.15), _of_ceiling("coverage", 0.3)]
         rules += [_of_ceiling("label_agreement", 0.7)] * conditional
     rules += [_of_ceiling("synthetic_f1", 0.65)] * predicted
     if new:
