@@ -50,6 +50,7 @@ def spec(folder: Path, kind: str, rows: int) -> dict[str, Any]:
         "dataset": {"path": "sample:digits", "schema": {"image": image, "label": {"kind": "category"}}},
         "generator": {"family": KINDS[kind]["family"], "condition": "label"},
         "train": {"epochs": 1},
+        "gate": [],
         "augment": asked,
     }
 

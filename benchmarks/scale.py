@@ -43,6 +43,7 @@ def tiny(folder: Path) -> dict[str, Any]:
         "dataset": {"path": str(folder / "tiny.parquet"), "schema": {"image": image, "label": {"kind": "category"}}},
         "generator": {"family": "gan", "network": "dense", "condition": "label", "width": 4, "latent": 4},
         "train": {"epochs": 1, "batch_size": 500},
+        "gate": [],
         "augment": {"rows": 1, "balance": "label", "seed": 7, "shard_rows": 10_000, "workers": 2},
     }
 

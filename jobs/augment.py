@@ -22,7 +22,7 @@ from raygen.errors import OutputError, RaygenError
 from raygen.generators.base import STRENGTH
 from raygen.generators.card import WARNING
 from raygen.generators.generator import Generator, versions
-from raygen.jobs import evaluate, progress
+from raygen.jobs import evaluate, gate, progress
 from raygen.jobs.plan import Plan, Shard, plan
 from raygen.jobs.project import Project
 from raygen.jobs.shards import Maker
@@ -153,7 +153,7 @@ def _check_gate(project: Project) -> None:
         report = evaluate.evaluated(project, augment=any(rule.metric == "lift" for rule in project.spec.gate))
         if report is None:
             raise RaygenError(f"{project.spec.name}: has a gate, and is not evaluated yet", "first: raygen evaluate SPEC")
-        evaluate.check_gate(report)
+        gate.check(report)
 
 
 def _check_maker(output: Output, job: dict[str, Any]) -> None:

@@ -11,15 +11,14 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from raygen.errors import GateError
 from raygen.generators import families
 from raygen.generators.base import STRENGTH
 from raygen.generators.generator import Generator
-from raygen.jobs import evaluate_images, evaluate_tables
+from raygen.jobs import evaluate_images, evaluate_tables, gate
 from raygen.jobs.project import REPORT, Project, read_json, write_json
 from raygen.jobs.registry import Registry
 from raygen.metrics import pretrained
-from raygen.spec import GateRule, Spec
+from raygen.spec import Spec
 
 ADDED = {"rows", "balance", "to", "classes", "variants", "where", "complete"}
 """What of ``augment`` decides which rows downstream models learn from."""
@@ -39,20 +38,21 @@ def evaluate(project: Project) -> dict[str, Any]:
     artifact = project.trained()
     if (known := evaluated(project)) is not None:
         return known
+    gate.require(project.spec)
     project.report.check_writable()
     generator = Generator.load(artifact.uri)
     spec, strength = project.spec, _strength(project.spec)
     compare = evaluate_tables.compare if generator.codec.is_table else evaluate_images.compare
     compared = compare(project, generator, strength)
-    gate = [_judge(rule, compared["metrics"]) for rule in spec.gate]
+    rules = gate.judge(spec.gate, compared["metrics"])
     report = {
-        "verdict": "no gate" if not gate else "passed" if all(rule["passed"] for rule in gate) else "failed",
+        "verdict": "no gate" if not rules else "passed" if all(rule["passed"] for rule in rules) else "failed",
         "project": spec.name,
         "generator": generator.digest,
         "family": spec.generator.family,
         "condition": spec.generator.condition,
         "variants": strength is not None,
-        "gate": gate,
+        "gate": rules,
         **compared,
         "inputs": _inputs(project),
         "inputs_but_augment": _inputs(project, augment=False),
@@ -83,26 +83,12 @@ def evaluated(project: Project, augment: bool = True) -> dict[str, Any] | None:
     return known if known is not None and known.get(name) == _inputs(project, augment) else None
 
 
-def check_gate(report: Mapping[str, Any]) -> None:
-    """Let only a generator pass that its gate lets pass.
-
-    Raises:
-        GateError: a rule is not met; every one that is not is told with its figure.
-    """
-    failed = [rule for rule in report["gate"] if not rule["passed"]]
-    if failed:
-        raise GateError(
-            f"the gate failed: {'; '.join(rule['because'] for rule in failed)}",
-            "nothing was published; see the report, train longer or otherwise, or change gate",
-        )
-
-
 def _inputs(project: Project, augment: bool = True) -> str:
     """All that decides the report: the generator, the data it is compared with, the gate, and the rows that are added."""
     spec = project.spec
-    gate = [rule.model_dump() for rule in spec.gate]
+    rules = [rule.model_dump() for rule in spec.gate]
     judged = spec.evaluate.model_dump(mode="json")
-    decides: list[Any] = [project.trained().uri, project.run.uri, gate, _strength(spec), judged]
+    decides: list[Any] = [project.trained().uri, project.run.uri, rules, _strength(spec), judged]
     if augment and spec.augment is not None and spec.evaluate.usefulness:
         decides.append(spec.augment.model_dump(mode="json", include=ADDED))
     if spec.evaluate.file is not None:
@@ -115,20 +101,6 @@ def _strength(spec: Spec) -> float | None:
     if spec.augment is not None and spec.augment.variants is not None:
         return STRENGTH if spec.augment.strength is None else spec.augment.strength
     return None if families.family(spec.generator.family).learns else STRENGTH
-
-
-def _judge(rule: GateRule, metrics: list[dict[str, Any]]) -> dict[str, Any]:
-    """Whether a rule of the gate is met; one about a metric that was not computed is not."""
-    metric = next((metric for metric in metrics if metric["name"] == rule.metric), None)
-    value = None if metric is None else metric["value"]
-    passed, because = True, f"{rule.metric} is {value:.4g}" if value is not None else ""
-    if value is None:
-        passed, because = False, f"{rule.metric} was not computed: {metric['because'] if metric else 'unknown'}"
-    elif rule.min is not None and value < rule.min:
-        passed, because = False, f"{because}, the least is {rule.min:.4g}"
-    elif rule.max is not None and value > rule.max:
-        passed, because = False, f"{because}, the most is {rule.max:.4g}"
-    return {**rule.model_dump(), "value": value, "passed": passed, "because": because}
 
 
 def _summary(report: Mapping[str, Any]) -> list[str]:

@@ -10,11 +10,11 @@ import yaml
 from raygen.datasets import samples, schema, stream
 from raygen.datasets.storage import Folder
 from raygen.errors import DataError
+from raygen.load import load_spec
 from raygen.spec import DataField, ImageField
 
 STORAGE, BESIDE = "./store", "./_store"
 """Where a project keeps things; and where, if the data is all around: names that begin with _ are not read as data."""
-GATE = "gate:                           # rules that a generator must meet before rows are written"
 LOOKED_AT = 1000
 LOOKED_AT_TABLES = 10_000
 CELLS_LOOKED_AT = 2_000_000
@@ -49,23 +49,22 @@ def first_spec(data: str) -> str:
     classes = {column: len(table[column].unique()) for column, field in fields.items() if field.kind == "category"}
     labels = [column for column, count in classes.items() if count > 1]
     if images:
-        rest = _of_images(source.rows, labels[0] if labels else None)
+        learnt, asked = _of_images(source.rows, labels[0] if labels else None)
     else:  # the label of a table is the last column more often than the first
-        rest = _of_table(source.rows, next((label for label in reversed(labels) if classes[label] <= CLASSES), None))
+        label = next((label for label in reversed(labels) if classes[label] <= CLASSES), None)
+        learnt, asked = _of_table(source.rows, label)
     storage = BESIDE if stream.holds(data, Folder(STORAGE)) else STORAGE
-    return "\n".join(
-        [
-            f"name: {_quoted(name)}",
-            f"storage: {storage:<22} # or s3://bucket/prefix; runs, generators and datasets live here",
-            "dataset:",
-            f"  path: {_quoted(data)}",
-            f"  schema:                       # the columns to use, as {len(table):,} of {source.rows:,} rows look",
-            *columns,
-            "  holdout: 0.2                  # never trained on; what every metric is compared with",
-            *rest,
-            "",
-        ]
-    )
+    head = [
+        f"name: {_quoted(name)}",
+        f"storage: {storage:<22} # or s3://bucket/prefix; runs, generators and datasets live here",
+        "dataset:",
+        f"  path: {_quoted(data)}",
+        f"  schema:                       # the columns to use, as {len(table):,} of {source.rows:,} rows look",
+        *columns,
+        "  holdout: 0.2                  # never trained on; what every metric is compared with",
+        *learnt,
+    ]
+    return "\n".join([*head, *_gate("\n".join([*head, *asked])), *asked, ""])
 
 
 def _look(source: stream.Source) -> pa.Table:
@@ -76,34 +75,44 @@ def _look(source: stream.Source) -> pa.Table:
     return stream.spread(source, rows)
 
 
-def _of_images(rows: int, label: str | None) -> list[str]:
-    condition = f", condition: {_quoted(label)}" if label else ""
-    balance = f", balance: {_quoted(label)}" if label else ""
-    gate = [GATE, "  - {metric: label_agreement, min: 0.9}"]
+def _gate(spec: str) -> list[str]:
+    """The gate that a spec has which does not write one, written."""
+    rules = [rule.model_dump() for rule in load_spec(yaml.safe_load(spec)).gate]
     return [
-        f"generator: {{family: gan{condition}}}   # gan, vae or autoencoder; asked for rows by its condition",
-        *_train(40, 64 if rows >= 500 else 8, []),
-        *(gate if label else []),
-        f"augment: {{rows: {max(rows, 1000) * 2}{balance}, seed: 7}}",
+        "gate:                           # what a generator must reach before rows are written; [] for nothing",
+        *(f"  - {{{', '.join(f'{key}: {value}' for key, value in rule.items())}}}" for rule in rules),
     ]
 
 
-def _of_table(rows: int, label: str | None) -> list[str]:
-    """A batch is at most a tenth of the rows, so that there are enough steps."""
+def _of_images(rows: int, label: str | None) -> tuple[list[str], list[str]]:
+    """What comes before the gate, and what after it."""
+    condition = f", condition: {_quoted(label)}" if label else ""
+    balance = f", balance: {_quoted(label)}" if label else ""
+    learnt = [
+        f"generator: {{family: gan{condition}}}   # gan, vae or autoencoder; asked for rows by its condition",
+        *_train(40, 64 if rows >= 500 else 8, []),
+    ]
+    return learnt, [f"augment: {{rows: {max(rows, 1000) * 2}{balance}, seed: 7}}"]
+
+
+def _of_table(rows: int, label: str | None) -> tuple[list[str], list[str]]:
+    """Likewise. A batch is at most a tenth of the rows, so that there are enough steps."""
     batch = min(1024, max(2, 2 ** int(math.log2(max(2, rows // 10)))))
     column = "" if label is None else _quoted(label)
     hint = [f"  # or, with condition: {column} above, as many rows of each: balance: {column}"] if label else []
-    return [
+    learnt = [
         "generator: {family: autoregressive}   # or vae, or gan",
         *_train(25 if rows >= LOOKED_AT_TABLES else 100, batch, ["  schedule: cosine              # of the learning rate"]),
-        GATE,
-        "  - {metric: quality, min: 0.9}",
+        *([f"evaluate: {{target: {column}}}   # what models that learn from synthetic rows predict"] if label else []),
+    ]
+    asked = [
         "augment:",
         f"  rows: {max(rows, 1000)}",
         "  # only such rows as: where: {column: value, another: [least, most]}",
         *hint,
         "  seed: 7",
     ]
+    return learnt, asked
 
 
 def _train(epochs: int, batch_size: int, more: list[str]) -> list[str]:

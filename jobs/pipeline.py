@@ -1,7 +1,7 @@
 """``run``: train, evaluate, gate, promote, augment, report; each step finds out by itself whether it is done."""
 
 from raygen.errors import RaygenError
-from raygen.jobs import augment, evaluate, report, train
+from raygen.jobs import augment, evaluate, gate, report, train
 from raygen.jobs.project import Project
 from raygen.jobs.registry import Registry
 
@@ -14,7 +14,7 @@ def up_to_date(project: Project) -> bool:
     """
     if project.result() is None or (evaluation := evaluate.evaluated(project)) is None or not report.current(project):
         return False
-    evaluate.check_gate(evaluation)
+    gate.check(evaluation)
     if Registry(project.folder).promoted(evaluation["generator"]) is None:
         return False
     return project.spec.augment is None or augment.written(project) is not None
@@ -28,11 +28,12 @@ def run(project: Project) -> None:
     """
     report.require()
     evaluate.require(project.spec)
+    gate.require(project.spec)
     project.check_outputs()
     train.train(project)
     evaluation = evaluate.evaluate(project)
     report.write(project)
-    evaluate.check_gate(evaluation)
+    gate.check(evaluation)
     registry = Registry(project.folder)
     if registry.promoted(evaluation["generator"]) is None:  # once only: a rollback is not undone by running again
         registry.promote(evaluation["generator"])

@@ -250,10 +250,12 @@ def _refusal(digest: str, evaluation: Mapping[str, Any] | None) -> RaygenError |
         )
     if evaluation["verdict"] in PUBLISHABLE:
         return None
-    failed = "; ".join(rule["because"] for rule in evaluation["gate"] if not rule["passed"])
+    failed = [rule for rule in evaluation["gate"] if not rule["passed"]]
+    told = "; ".join(rule["because"] for rule in failed) or evaluation["verdict"]
     return GateError(
-        f"{digest[:SHORT]}: has not passed its gate: {failed or evaluation['verdict']}",
+        f"{digest[:SHORT]}: has not passed its gate: {told}",
         "promote another one, train better, or use --force, which the history will tell",
+        failed,
     )
 
 

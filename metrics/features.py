@@ -23,6 +23,8 @@ Labels = npt.NDArray[np.integer[Any]]
 SMALLEST = 8  # pixels; two poolings leave 2 of them
 SIDE = 64  # pixels a side that a classifier looks at, at most
 THUMBNAIL = 16  # pixels a side where the pixels themselves are the features, at most
+EPOCHS = 6
+LEAST_STEPS = 150  # with fewer the network has learnt nothing yet
 CHUNK = 512  # images a network sees at once when it predicts
 
 
@@ -59,7 +61,7 @@ class Classifier:
         labels: Labels,
         classes: int,
         seed: int,
-        epochs: int = 6,
+        epochs: int | None = None,
         batch_size: int = 64,
         progress: Callable[[int, int], None] | None = None,
         weights: npt.ArrayLike | None = None,
@@ -74,7 +76,7 @@ class Classifier:
             labels: integers ``(n,)`` in ``0 … classes - 1``.
             classes: how many classes there are, at least 2.
             seed: decides the first weights, the order and the shifts.
-            epochs: passes over the images.
+            epochs: passes over the images; by default `EPOCHS`, and more where those are fewer than `LEAST_STEPS` steps.
             batch_size: images per step, at least 2.
             progress: called after each epoch with (epochs done, epochs).
             weights: how much an image of each class counts, ``(classes,)``, 0 or more; by default as much as any other.
@@ -100,6 +102,8 @@ class Classifier:
             network = Network(images.shape[1], classes)
         network.to(device)
         of_class = None if weights is None else torch.from_numpy(np.asarray(weights, dtype=np.float32)).to(device)
+        if epochs is None:
+            epochs = max(EPOCHS, -(-LEAST_STEPS // max(1, len(images) // batch_size)))
         _train(network, images, labels, epochs, batch_size, torch.Generator().manual_seed(seed), progress, of_class)
         return cls(network, images.shape[1])
 

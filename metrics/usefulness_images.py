@@ -10,13 +10,12 @@ import torch
 from raygen.errors import DataError
 from raygen.generators.transforms import TransformSampler
 from raygen.metrics import usefulness
-from raygen.metrics.features import CHUNK, Classifier, Images, Labels
+from raygen.metrics.features import CHUNK, LEAST_STEPS, Classifier, Images, Labels
 from raygen.metrics.fidelity import Floats
 from raygen.metrics.usefulness import AUGMENTED, CLASS_WEIGHTS, NOTHING, REAL, SYNTHETIC, TRANSFORMS, Usefulness
 from raygen.options import TransformsSpec
 
 BATCH = 64
-LEAST_STEPS = 150  # with fewer the network has learnt nothing yet
 
 
 class Rows(NamedTuple):

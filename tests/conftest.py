@@ -70,7 +70,7 @@ def dataset(digits: Path) -> dict[str, Any]:
 
 @pytest.fixture
 def small(dataset: dict[str, Any], tmp_path: Path) -> dict[str, Any]:
-    """A spec whose whole job takes seconds, as a mapping."""
+    """A spec whose whole job takes seconds, as a mapping; what it learns in them is too little for a gate."""
     return {
         "name": "small",
         "storage": str(tmp_path / "store"),
@@ -78,6 +78,7 @@ def small(dataset: dict[str, Any], tmp_path: Path) -> dict[str, Any]:
         "generator": {"family": "vae", "condition": "label", "width": 8},
         "train": {"epochs": 4, "batch_size": 32},
         "evaluate": {"usefulness": False},  # which takes longer than all the rest
+        "gate": [],
         "augment": {"rows": 1000, "balance": "label", "seed": 7, "shard_rows": 130, "workers": 1},
     }
 

@@ -98,7 +98,11 @@ def test_what_has_not_passed_takes_force(folder: Folder, models: Models, verdict
     refused = models("promote", digest)
     assert refused.exit_code == code
     assert refused.stdout == ""
-    assert len(refused.stderr.splitlines()) == 2
+    *missed, what, hint = refused.stderr.splitlines()
+    assert (what[:7], hint[:2]) == ("error: ", "  ")
+    if code == 3:
+        assert " ".join(missed[0].split()) == "metric needed found 95 % missed by"
+        assert " ".join(missed[1].split()) == "label_agreement ≥ 0.9 0.51 0.41 to 0.61 0.390"
     assert Registry(folder).current() is None
     done = models("promote", digest, "--force")
     assert done.exit_code == 0

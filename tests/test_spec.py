@@ -188,7 +188,7 @@ def test_the_documented_spec_loads(file: Path) -> None:
     assert isinstance(spec.generator, GanSpec)
     assert spec.generator.condition == "label"
     assert (spec.train.workers, spec.train.epochs, spec.train.batch_size) == ("auto", 40, 128)
-    assert spec.gate[0].model_dump() == {"metric": "label_agreement", "min": 0.9, "max": None}
+    assert [rule.model_dump() for rule in spec.gate] == [{"metric": "label_agreement", "min": 0.9}]
     assert spec.augment is not None
     assert (spec.augment.rows, spec.augment.balance, spec.augment.seed) == (50000, "label", 7)
     assert spec.serve.replicas.max == 4
@@ -239,7 +239,7 @@ def test_odd_column_names_read_back(file: Path, column: str) -> None:
         ("train.workers=2", "train.workers", 2),
         ("generator={family: vae, condition: label, latent: 8}", "generator.latent", 8),
         ("augment=null", "augment", None),
-        ("gate=[{metric: recall, max: 0.5}]", "gate", [{"metric": "recall", "min": None, "max": 0.5}]),
+        ("gate=[{metric: recall, max: 0.5}]", "gate", [{"metric": "recall", "max": 0.5}]),
         ("serve.replicas.max=9", "serve.replicas.max", 9),
         ("dataset.schema.label.kind=category", "dataset.schema.label.kind", "category"),
         (" train.seed = 5", "train.seed", 5),
@@ -326,7 +326,7 @@ def test_overrides_make_what_is_not_there_and_the_last_one_wins(file: Path) -> N
         ("  family: gan\n", "", ":13: generator.family is missing", "add it"),
         ("      kind: category", "      {}", ":10: dataset.schema.label.kind is missing", "add it"),
         ("      width: 28\n", "", ":5: dataset.schema.image.width is missing", "add it"),
-        ("    min: 0.9\n", "", ":21: a rule for label_agreement has neither min nor max", "README"),
+        ("    min: 0.9\n", "", ":21: a rule for label_agreement has none of min, at_least, max, at_most", "README"),
         # YAML
         ("  workers: 2", "  epochs: 2", ":18: train.epochs is there twice", "line 17 has it already"),
         ("name: digits", "name: [digits", ": is not YAML: ", "mend the syntax there"),
@@ -489,3 +489,68 @@ def test_no_document_raises_anything_else(file: Path, part: str, value: Any, ove
 )
 def test_no_text_raises_anything_else(file: Path, at: int, gone: int, new: str) -> None:
     read_or_refused(file, DOCUMENTED[:at] + new + DOCUMENTED[at + gone :], [])
+
+
+RULE = "gate:\n  - {metric: label_agreement, min: 0.9}\n"
+
+
+@pytest.mark.parametrize(
+    ("rule", "said"),
+    [
+        ("metric: recall, of: ceiling", "a rule for recall has none of min, at_least, max, at_most"),
+        (
+            "metric: recall, min: 0.5, at_least: 0.4",
+            "has both min, which is of the figure, and at_least, which is of the worse",
+        ),
+        (
+            "metric: recall, max: 0.5, at_most: 0.6",
+            "has both max, which is of the figure, and at_most, which is of the worse",
+        ),
+        ("metric: recall, min: 0.5, max: 0.4", "a rule for recall has min 0.5 above max 0.4, so nothing meets it"),
+        ("metric: recall, at_least: 0.5, at_most: 0.4", "at_least 0.5 above at_most 0.4"),
+        ("metric: recall, min: 0.5, at_most: 0.4", "min 0.5 above at_most 0.4"),
+        ("metric: recall, at_leest: 0.5", "unknown key gate.0.at_leest; did you mean 'at_least'?"),
+        ("metric: recall, min: 0.5, of: celing", "unknown of 'celing' at gate.0.of; did you mean 'ceiling'?"),
+        ("metric: lift, at_least: 0, of: ceiling", "a rule for lift is of its ceiling, but it has none; leave out of"),
+        ("metric: recall, at_least: .nan", "gate.0.at_least is nan: input should be a finite number"),
+    ],
+)
+def test_rules_that_cannot_be(file: Path, rule: str, said: str) -> None:
+    assert said in refused(file, DOCUMENTED.replace("metric: label_agreement, min: 0.9", rule)).what
+
+
+def test_a_rule_of_use_needs_something_to_predict(file: Path) -> None:
+    rule = "gate=[{metric: lift, at_least: 0}]"
+    said = refused(file, DOCUMENTED, rule, "evaluate.usefulness=false").what
+    assert "gate has a rule for lift, but evaluate.usefulness is false" in said
+    several = of_table("family: gan").replace("kind: number", "kind: category")
+    assert "but nothing says what to predict: set evaluate.target" in refused(file, several, rule).what
+    load_spec(file, [rule, "evaluate.target=sex"])
+
+
+def gate_of(file: Path, text: str, *overrides: str) -> dict[str, dict[str, Any]]:
+    """The gate of a spec that does not write one, by metric."""
+    file.write_text(text)
+    spec = load_spec(file, overrides)
+    file.write_text(spec.to_yaml())
+    assert load_spec(file) == spec
+    rules = [rule.model_dump() for rule in spec.gate]
+    assert yaml.safe_load(spec.to_yaml())["gate"] == rules  # written out
+    return {rule.pop("metric"): rule for rule in rules}
+
+
+def test_a_spec_without_a_gate_gets_the_one_of_its_data(file: Path) -> None:
+    text = without(DOCUMENTED, RULE)
+    of_images = gate_of(file, text)
+    assert {"coverage", "precision", "label_agreement", "synthetic_f1", "membership_auc"} <= of_images.keys()
+    assert of_images["coverage"].keys() == {"at_least", "of"}
+    unlabelled = gate_of(file, text, "generator.condition=null", "augment={rows: 10}")
+    assert unlabelled.keys() == of_images.keys() - {"label_agreement", "synthetic_f1"}
+    assert gate_of(file, text, "evaluate.usefulness=false").keys() == of_images.keys() - {"synthetic_f1"}
+    for varied in ("augment={variants: 2}", "generator={family: transforms, condition: label}"):
+        assert "membership_auc" not in gate_of(file, text, "augment={variants: 2}", varied)  # which are like training rows
+    table = gate_of(file, of_table("family: gan"))
+    assert {"quality", "membership_auc"} <= table.keys()
+    for named in ("generator.condition=sex", "evaluate.target=sex"):
+        assert gate_of(file, of_table("family: gan"), named).keys() - table.keys() == {"synthetic_f1"}
+    assert gate_of(file, text, "gate=[]") == {}

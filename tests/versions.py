@@ -25,7 +25,10 @@ def add(folder: Folder, number: int, verdict: str | None = "passed", **spec: Any
 def report(digest: str, verdict: str, value: float = 0.5) -> dict[str, Any]:
     passed = verdict != "failed"
     because = f"label_agreement is {value:.4g}" + ("" if passed else ", the least is 0.9")
-    rules = [{"metric": "label_agreement", "min": 0.9, "max": None, "value": value, "passed": passed, "because": because}]
-    metric = {"name": "label_agreement", "value": value, "ceiling": 0.9, "interval": [value - 0.1, value + 0.1]}
+    figures = {"value": value, "ceiling": 0.9, "interval": [value - 0.1, value + 0.1]}
+    metric = {"name": "label_agreement", **figures}
+    asked = {"metric": "label_agreement", "min": 0.9, "max": None, "at_least": None, "at_most": None, "of": None}
+    judged = {"compared": value, "bound": 0.9, "passed": passed, "because": because}
+    rules = [{**asked, **figures, **judged}]
     gate = [] if verdict == "no gate" else rules
     return {"verdict": verdict, "generator": digest, "gate": gate, "metrics": [metric]}

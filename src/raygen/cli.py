@@ -122,7 +122,7 @@ def evaluate(
     with _job(spec, set_, dry_run, debug) as project:
         from raygen.cluster.connect import connected
         from raygen.jobs import evaluate as job
-        from raygen.jobs import report
+        from raygen.jobs import gate, report
 
         report.require()
         if (result := job.evaluated(project)) is None:
@@ -131,7 +131,7 @@ def evaluate(
         report.write(project)
         figures(result)
         print(f"report     {project.report.uri}/{report.PAGE}")
-        job.check_gate(result)
+        gate.check(result)
 
 
 @app.command()

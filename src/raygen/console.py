@@ -2,12 +2,12 @@
 
 import contextlib
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
 
-from raygen.errors import RaygenError
+from raygen.errors import GateError, RaygenError
 
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
@@ -22,6 +22,8 @@ def errors(debug: bool) -> Iterator[None]:
     except RaygenError as error:
         if debug:
             traceback.print_exc()
+        if isinstance(error, GateError) and error.failed:
+            _missed(error.failed)
         typer.secho(f"error: {error.what}", err=True, fg="red")
         typer.echo(f"  {error.hint}", err=True)
         raise typer.Exit(error.exit_code) from None
@@ -53,3 +55,18 @@ def figures(report: Mapping[str, Any]) -> None:
     Console(highlight=False).print(table)
     if (useful := report.get("usefulness")) is not None:
         print(f"usefulness {useful['summary'] if 'summary' in useful else 'not computed: ' + useful['because']}")
+
+
+def _missed(rules: Sequence[Mapping[str, Any]]) -> None:
+    """Print what of a gate was not met, and by how much."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from raygen.jobs import glossary as words
+
+    table = Table("metric", "needed", "found", "95 %", "missed by", box=None, header_style="")
+    for rule in rules:
+        found = "not computed" if rule["value"] is None else words.told(rule["value"], rule["interval"])
+        missed = words.gap(rule).removeprefix("missed by ") or "–"
+        table.add_row(rule["metric"], words.needed(rule), found, words.told_interval(rule["interval"]), missed)
+    Console(highlight=False, stderr=True).print(table)

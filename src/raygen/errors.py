@@ -11,7 +11,8 @@ The command line prints both lines, shows no traceback (``--debug`` does), and e
 """
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 
 class RaygenError(Exception):
@@ -51,9 +52,17 @@ class ResourceError(RaygenError):
 
 
 class GateError(RaygenError):
-    """The generator did not pass its gate; nothing is published."""
+    """The generator did not pass its gate; nothing is published.
+
+    Args:
+        failed: the entries of the report's ``gate`` that were not passed.
+    """
 
     exit_code = 3
+
+    def __init__(self, what: str, hint: str, failed: Sequence[Mapping[str, Any]] = ()) -> None:
+        super().__init__(what, hint)
+        self.failed = failed
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -13,6 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal, get_args
 from pydantic import Discriminator, Field, NonNegativeInt, PositiveInt, Tag
 from pydantic import model_validator as validator
 
+from raygen import gate
 from raygen.dialect import dump
 from raygen.errors import did_you_mean
 from raygen.options import FAMILIES, FamilySpec, GanSpec, GeneratorSpec, PositiveFloat, Strict, TransformsSpec
@@ -229,6 +230,10 @@ MetricOfTables = Literal[
     "synthetic_f1",
     "lift",
 ]
+OF_USE = ("synthetic_f1", "lift")
+"""What downstream models score that learn from synthetic rows."""
+WITHOUT_CEILING = ("negative_log_likelihood", "lift")
+"""Real data has no such figure of its own."""
 
 
 FEATURES = ("auto", "classifier", "pixels", "efficientnet")
@@ -272,19 +277,50 @@ class EvaluateSpec(Strict):
         return self
 
 
+LEAST, MOST = ("min", "at_least"), ("max", "at_most")
+Bound = Annotated[float | None, Field(exclude_if=lambda bound: bound is None)]  # a spec shows those that a rule has
+
+
 class GateRule(Strict):
-    """A metric of the report and the least or most it may be."""
+    """A metric of the report and the least or most it may be.
+
+    Attributes:
+        min: of the figure itself; so ``max``.
+        at_least: of the low end of its 95 % interval: surely so much, whatever the chance of the rows; so ``at_most`` of
+            the high end.
+        of: bounds are shares of its ceiling, what real rows score against real rows.
+    """
 
     metric: Literal[MetricOfImages, MetricOfTables]
-    min: float | None = None
-    max: float | None = None
+    min: Bound = None
+    max: Bound = None
+    at_least: Bound = None
+    at_most: Bound = None
+    of: Annotated[Literal["ceiling"] | None, Field(exclude_if=lambda unit: unit is None)] = None
+
+    @property
+    def bounds(self) -> dict[str, float]:
+        """Those that it has, by name."""
+        return {name: bound for name in (*LEAST, *MOST) if (bound := getattr(self, name)) is not None}
 
     @validator(mode="after")
-    def _has_a_bound(self) -> "GateRule":
-        if self.min is None and self.max is None:
-            raise ValueError(f"a rule for {self.metric} has neither min nor max")
-        if self.min is not None and self.max is not None and self.min > self.max:
-            raise ValueError(f"a rule for {self.metric} has a min of {self.min} above its max of {self.max}")
+    def _has_bounds_that_go_together(self) -> "GateRule":
+        bounds = self.bounds
+        if not bounds:
+            raise ValueError(f"a rule for {self.metric} has none of {', '.join((*LEAST, *MOST))}")
+        for figure, end in (LEAST, MOST):
+            if figure in bounds and end in bounds:
+                raise ValueError(
+                    f"a rule for {self.metric} has both {figure}, which is of the figure, and {end}, which is of the worse "
+                    "end of its interval; leave one out"
+                )
+        least, most = (next((name for name in way if name in bounds), None) for way in (LEAST, MOST))
+        if least and most and bounds[least] > bounds[most]:
+            raise ValueError(
+                f"a rule for {self.metric} has {least} {bounds[least]:g} above {most} {bounds[most]:g}, so nothing meets it"
+            )
+        if self.of is not None and self.metric in WITHOUT_CEILING:
+            raise ValueError(f"a rule for {self.metric} is of its ceiling, but it has none; leave out of")
         return self
 
 
@@ -405,7 +441,7 @@ class Spec(Strict):
     generator: GeneratorSpec
     train: TrainSpec = TrainSpec()
     evaluate: EvaluateSpec = EvaluateSpec()
-    gate: list[GateRule] = Field(default_factory=list)
+    gate: list[GateRule] = Field(default_factory=list)  # of a spec that does not say: `gate.default`
     augment: AugmentSpec | None = None
     serve: ServeSpec = ServeSpec()
 
@@ -431,9 +467,31 @@ class Spec(Strict):
         return document
 
     @property
+    def target(self) -> str | None:
+        """The category that downstream models predict; None where none is named, and there is not just one."""
+        categories = [name for name, field in self.dataset.fields.items() if field.kind == "category"]
+        return self.evaluate.target or self.generator.condition or (categories[0] if len(categories) == 1 else None)
+
+    @property
     def is_table(self) -> bool:
         """Whether the dataset is a table, rather than images."""
         return not any(isinstance(field, ImageField) for field in self.dataset.fields.values())
+
+    @validator(mode="after")
+    def _has_a_gate(self) -> "Spec":
+        """A spec that says nothing of its gate gets one, and says so from then on."""
+        if "gate" in self.model_fields_set:
+            return self
+        conditional = self.generator.condition is not None
+        # Not a column that nobody has named: it may have too many values to be predicted, and then nothing would pass.
+        named = conditional or (self.is_table and self.evaluate.target is not None)
+        rules = gate.default(
+            "tables" if self.is_table else "images",
+            conditional=conditional,
+            predicted=self.evaluate.usefulness and named,
+            new=self.generator.family != "transforms" and (self.augment is None or self.augment.variants is None),
+        )
+        return self.model_copy(update={"gate": [GateRule.model_validate(rule) for rule in rules]})
 
     @validator(mode="after")
     def _parts_fit_together(self) -> "Spec":
@@ -489,6 +547,12 @@ class Spec(Strict):
     def _gate_can_be_passed(self) -> "Spec":
         if self.generator.condition is None and any(rule.metric == "label_agreement" for rule in self.gate):
             raise ValueError("gate has a rule for label_agreement, but rows have no label without generator.condition")
+        if (of_use := next((rule.metric for rule in self.gate if rule.metric in OF_USE), None)) is None:
+            return self
+        if not self.evaluate.usefulness:
+            raise ValueError(f"gate has a rule for {of_use}, but evaluate.usefulness is false; leave one out")
+        if self.target is None:
+            raise ValueError(f"gate has a rule for {of_use}, but nothing says what to predict: set evaluate.target")
         return self
 
     def to_yaml(self) -> str:

@@ -95,6 +95,7 @@ def base(pets: Path, store: Path) -> Spec:
             },
         },
         "generator": {"family": "vae", "condition": "label", "width": 4, "latent": 6},
+        "gate": [],
     }
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from raygen.generators.generator import Generator
-from raygen.jobs import evaluate, evaluate_images
+from raygen.jobs import evaluate_images, gate
 from raygen.jobs.evaluate_images import Rows
 from raygen.jobs.project import Project
 from raygen.metrics.features import Pixels
@@ -106,6 +106,6 @@ def test_where_there_is_none_it_says_why(
     metric = evaluate_images._likelihood(generator_of(base, trained), held.take(slice(0, rows)), 0, strength)
     assert metric["value"] is None
     assert because in metric["because"]
-    judged = evaluate._judge(GateRule(metric=NAME, max=500.0), [metric])
+    (judged,) = gate.judge([GateRule(metric=NAME, max=500.0)], [metric])
     assert not judged["passed"]
     assert because in judged["because"]

@@ -11,8 +11,11 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+import yaml
+from typer.testing import CliRunner
 
 import raygen
+from raygen.cli import app
 from raygen.jobs import evaluate_images
 from raygen.metrics import usefulness_images
 
@@ -192,16 +195,31 @@ def test_another_job_is_refused_the_output(made: dict[str, Any]) -> None:
     assert files(root(made)) == before
 
 
-def test_a_failed_gate_stops_before_anything_is_written(small: dict[str, Any]) -> None:
-    with pytest.raises(raygen.GateError, match=r"label_agreement is 0\.\d+, the least is 0.999") as error:
-        raygen.run({**small, "gate": [{"metric": "label_agreement", "min": 0.999}]})
-    assert error.value.exit_code == 3
-    for job in (raygen.run, raygen.augment):  # nor later
-        with pytest.raises(raygen.GateError):
-            job({**small, "gate": [{"metric": "label_agreement", "min": 0.999}]})
+def test_a_failed_gate_stops_before_anything_is_published(small: dict[str, Any], tmp_path: Path) -> None:
+    """Through the command line: what failed by how much, and nothing that this generator could be reached by."""
+    file = tmp_path / "spec.yaml"
+    rules = [{"metric": "label_agreement", "at_least": 0.99, "of": "ceiling"}, {"metric": "recall", "min": 0}]
+    file.write_text(yaml.safe_dump({**small, "gate": rules}))
+    for job in ("run", "run", "evaluate", "augment"):  # nor later
+        said = CliRunner().invoke(app, [job, str(file)], env={"COLUMNS": "200"})
+        assert said.exit_code == 3, said.output
+        *_, head, missed, what, hint = said.stderr.splitlines()
+        assert " ".join(head.split()) == "metric needed found 95 % missed by"
+        shown = " ".join(missed.split())
+        assert re.fullmatch(r"label_agreement low end ≥ 0.99 × ceiling = 0\.\d+ 0\.\d+ 0\.\d+ to 0\.\d+ 0\.\d+", shown)
+        assert re.match(r"error: the gate failed: label_agreement is 0\.\d+ \(0\.\d+ at worst\), the least is 0", what)
+        assert "recall" not in what
+        assert hint.startswith("  nothing was published")
+    report = json.loads((root(small) / "report" / "report.json").read_text())
+    assert (report["verdict"], [rule["passed"] for rule in report["gate"]]) == ("failed", [False, True])
     assert not (root(small) / "dataset").exists()
     assert raygen.models(small).current() is None
-    assert json.loads((root(small) / "report" / "report.json").read_text())["verdict"] == "failed"
+    digest = report["generator"]
+    assert CliRunner().invoke(app, ["models", "promote", str(file), digest]).exit_code == 3
+    assert raygen.models(small).current() is None
+    assert CliRunner().invoke(app, ["models", "promote", str(file), digest, "--force"]).exit_code == 0
+    (forced,) = json.loads(CliRunner().invoke(app, ["models", "list", str(file), "--history", "--json"]).stdout)
+    assert (forced["digest"], forced["forced"], forced["evaluation"]["verdict"]) == (digest, True, "failed")
 
 
 def test_without_labels_there_is_no_label_agreement_and_the_gate_fails_closed(small: dict[str, Any]) -> None:

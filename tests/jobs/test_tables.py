@@ -317,6 +317,7 @@ def test_other_families_make_tables_too(family: str, source: Path, tmp_path: Pat
         "generator": {"family": family, "condition": "senior", "width": 64},
         "train": {"epochs": 20, "batch_size": 100, "schedule": "cosine", "workers": 2},
         "evaluate": {"usefulness": False},
+        "gate": [],
         "augment": {"rows": 600, "balance": "senior", "shard_rows": 250, "workers": 1},
     }
     raygen.run(wanted)

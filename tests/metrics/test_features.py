@@ -48,6 +48,13 @@ def test_classifier_reads_digits_it_has_not_seen(classifier, digits):
     assert (probabilities.argmax(axis=1) == labels[4000:]).mean() >= 0.95
 
 
+def test_classifier_learns_from_few_images(digits):
+    """Passes over them would be too few steps to learn anything in."""
+    images, labels = digits
+    probabilities = Classifier.fit(images[:240], labels[:240], classes=10, seed=0).probabilities(images[4000:])
+    assert (probabilities.argmax(axis=1) == labels[4000:]).mean() >= 0.9
+
+
 def test_classifier_features_tell_digits_apart(classifier, digits):
     images, labels = digits
     vectors = classifier(images[4000:])

@@ -1,0 +1,35 @@
+"""The gate of a spec that does not write one: what noise, a copy of the training rows and a collapsed generator cannot pass.
+
+Its bounds are shares of what real rows score against real rows, so that they hold for data that nobody has seen. Where a
+rule asks that more is surely reached, it judges the pessimistic end of the interval, which few rows make wide.
+"""
+
+from typing import Any, Literal
+
+Rule = dict[str, Any]
+
+
+def default(kind: Literal["images", "tables"], conditional: bool, predicted: bool, new: bool) -> list[Rule]:
+    """The rules, as a spec writes them.
+
+    Args:
+        conditional: whether the generator is asked for classes.
+        predicted: whether models are trained on synthetic rows, to predict a class.
+        new: whether rows are new, rather than variants of training rows, which those are meant to be close to.
+    """
+    if kind == "tables":
+        rules = [_of_ceiling("quality", 0.8)]
+    else:
+        rules = [_of_ceiling("precision", 0.5), _of_ceiling("recall", 0.15), _of_ceiling("coverage", 0.3)]
+        rules += [_of_ceiling("label_agreement", 0.7)] * conditional
+    rules += [_of_ceiling("synthetic_f1", 0.65)] * predicted
+    if new:
+        # Their values: where 60 rows are held out, the worse end is 0.08 and 0.2 off, and real rows would not pass.
+        rules.append({"metric": "membership_auc", "max": 0.65})
+        if kind == "images":  # of a memory of very many images, the few that are looked at are hardly among its rows
+            rules.append({"metric": "close_ratio", "max": 0.2})
+    return rules
+
+
+def _of_ceiling(metric: str, share: float) -> Rule:
+    return {"metric": metric, "at_least": share, "of": "ceiling"}
