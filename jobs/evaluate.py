@@ -38,7 +38,7 @@ def evaluate(project: Project) -> dict[str, Any]:
     artifact = project.trained()
     if (known := evaluated(project)) is not None:
         return known
-    gate.require(project.spec)
+    require(project.spec)
     project.report.check_writable()
     generator = Generator.load(artifact.uri)
     spec, strength = project.spec, _strength(project.spec)
@@ -64,11 +64,12 @@ def evaluate(project: Project) -> dict[str, Any]:
 
 
 def require(spec: Spec) -> None:
-    """Fail now, rather than after the training, where the spec's generator could not be evaluated.
+    """Fail now, rather than after the training, where the spec's generator could not be evaluated, or not by its gate.
 
     Raises:
-        RaygenError: a package or file that ``evaluate.features`` needs is missing, or will not do.
+        RaygenError: a package or file that ``evaluate.features`` or ``gate`` needs is missing, or will not do.
     """
+    gate.require(spec)
     if not spec.is_table:
         evaluate_images.require(spec)
 
