@@ -15,12 +15,12 @@ from raygen.errors import GateError
 from raygen.generators import families
 from raygen.generators.base import STRENGTH
 from raygen.generators.generator import Generator
-from raygen.jobs import evaluate_images, evaluate_tables
+from raygen.jobs import allocate, evaluate_images, evaluate_tables
 from raygen.jobs.project import REPORT, Project, read_json, write_json
 from raygen.jobs.registry import Registry
 from raygen.spec import GateRule, Spec
 
-ADDED = {"rows", "balance", "to", "classes", "variants", "where", "complete"}
+ADDED = {"rows", "balance", "allocate", "to", "classes", "variants", "where", "complete"}
 """What of ``augment`` decides which rows downstream models learn from."""
 
 
@@ -40,6 +40,8 @@ def evaluate(project: Project) -> dict[str, Any]:
     project.report.check_writable()
     generator = Generator.load(artifact.uri)
     spec, strength = project.spec, _strength(project.spec)
+    asked = spec.augment
+    allocation = None if asked is None or asked.allocate is None else allocate.decide(project, generator)
     compare = evaluate_tables.compare if generator.codec.is_table else evaluate_images.compare
     compared = compare(project, generator, strength)
     gate = [_judge(rule, compared["metrics"]) for rule in spec.gate]
@@ -51,6 +53,7 @@ def evaluate(project: Project) -> dict[str, Any]:
         "condition": spec.generator.condition,
         "variants": strength is not None,
         "gate": gate,
+        "allocation": allocation,
         **compared,
         "inputs": _inputs(project),
         "inputs_but_augment": _inputs(project, augment=False),
@@ -91,7 +94,7 @@ def _inputs(project: Project, augment: bool = True) -> str:
     gate = [rule.model_dump() for rule in spec.gate]
     judged = spec.evaluate.model_dump(mode="json")
     decides: list[Any] = [project.trained().uri, project.run.uri, gate, _strength(spec), judged]
-    if augment and spec.augment is not None and spec.evaluate.usefulness:
+    if augment and spec.augment is not None and (spec.evaluate.usefulness or spec.augment.allocate is not None):
         decides.append(spec.augment.model_dump(mode="json", include=ADDED))
     return hashlib.sha256(json.dumps(decides).encode()).hexdigest()
 
