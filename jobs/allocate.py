@@ -74,7 +74,7 @@ def counts(project: Project, generator: Generator) -> list[int]:
     if not any(found["counts"]):
         raise GateError(
             f"augmentation is not worth it: {found['because']}",
-            "nothing was written; train better, or leave augment.allocate out to write the rows all the same",
+            "nothing was written; train better, hold out more rows (dataset.holdout), or leave augment.allocate out",
         )
     return list(found["counts"])
 
@@ -232,9 +232,9 @@ def _by_class(value: str, real: int, rows: int, budget: int, decision: Decision)
 
 
 def _because(target: str, budget: int, rows: Sequence[int], setting: Setting) -> str:
-    told = f"as {len(setting.truth):,} held-out rows tell that nothing else is judged by"
+    told = f"on {len(setting.truth):,} held-out rows that nothing else is tested on"
     if not any(rows):
-        return f"synthetic rows of no {target} help to tell {target}, {told}"
+        return f"synthetic rows of no {target} were seen to help, {told}"
     helped = sum(n > 0 for n in rows)
     values = f"{helped} value{'s' if helped > 1 else ''} of {target}"
-    return f"{sum(rows):,} of {budget:,} rows are worth writing, of {values}, {told}"
+    return f"{sum(rows):,} of {budget:,} rows, of {values}, were seen to help, {told}"

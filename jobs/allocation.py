@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from raygen.jobs.plan import filled_up
 from raygen.metrics.fidelity import Estimate
 
-DOSES = (0.25, 0.5, 1.0)
+DOSES = (1 / 16, 1 / 4, 1.0)
 """Shares that are tried, of the rows that a class would get."""
 MOST_GROUPS, MOST_PER_GROUP = 10, 100
 """Groups of classes that are decided on at most, and with how many classes all in all: trainings get dearer with each."""
