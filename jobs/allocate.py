@@ -14,48 +14,25 @@ is said below; where there are more, a sample of them in which the classes are a
 import functools
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
-from raygen.datasets import columns, stream
 from raygen.datasets.codec import Batch
 from raygen.errors import GateError, RaygenError
 from raygen.generators.generator import Generator
-from raygen.jobs import allocation, batches, evaluate_tables, progress
+from raygen.jobs import allocation, evaluate_images, evaluate_tables, progress
 from raygen.jobs.allocation import Counts, Decision
 from raygen.jobs.figures import number
 from raygen.jobs.plan import proportional
 from raygen.jobs.project import Project, read_json
 from raygen.metrics import usefulness
-from raygen.metrics.features import Pixels
 from raygen.metrics.fidelity import Estimate
 from raygen.metrics.usefulness import Labels
-from raygen.metrics.usefulness_images import Rows, image_trial
-from raygen.metrics.usefulness_tables import table_trial
 
-MOST_OF_TABLES, MOST_OF_IMAGES = 20_000, 2_000
-"""Real rows that are learnt from, and synthetic ones beside them, each; support vector machines take the square of it."""
-MOST_HELD = 5_000
-"""Held-out rows that decide."""
 FAR, APART = 1 << 52, 1 << 32
 """Where the rows that are tried begin, far from those that are written, and how far apart those of two classes are."""
-
-
-class Setting(NamedTuple):
-    """What is tried on.
-
-    Attributes:
-        real: the class of each real row that is learnt from, ``(rows,)``; -1 for none.
-        truth: the class of each held-out row that decides, ``(rows,)``.
-        predict: the classes of those, as told by what has learnt from the real rows, and from others.
-    """
-
-    real: Labels
-    truth: Labels
-    predict: Callable[[Batch | None], Labels]
 
 
 def counts(project: Project, generator: Generator) -> list[int]:
@@ -98,11 +75,12 @@ def decide(project: Project, generator: Generator) -> dict[str, Any]:
     target, budget = str(project.augment.balance), int(project.augment.rows or 0)
     category = generator.codec.categories[target]
     values = [str(value) for value in category.values]
-    setting = (_of_table if generator.codec.is_table else _of_images)(project, generator, target)
-    usefulness.check_ready(setting.truth)
-    most = MOST_OF_TABLES if generator.codec.is_table else MOST_OF_IMAGES
-    real = np.bincount(setting.real[setting.real >= 0], minlength=len(values)).tolist()
-    tried = max(1, min(most, round(budget * len(setting.real) / sum(category.counts))))
+    kind = evaluate_tables if generator.codec.is_table else evaluate_images
+    trial = kind.deciding(project, generator, target)
+    learned, tested = (places[places >= 0] for places in trial.places)
+    usefulness.check_ready(tested)
+    real = np.bincount(learned, minlength=len(values)).tolist()
+    tried = max(1, min(trial.most, round(budget * len(trial.labels[0]) / trial.whole)))
     seeds = range(project.spec.train.seed, project.spec.train.seed + project.spec.evaluate.seeds)
     pool = _Pool(generator)
     total = allocation.trials(real)
@@ -111,13 +89,13 @@ def decide(project: Project, generator: Generator) -> dict[str, Any]:
         @functools.cache
         def predicted(rows: Counts) -> Labels:
             if not any(rows):
-                return np.tile(setting.predict(None), (len(seeds), 1))
-            found = np.stack([setting.predict(pool(rows, seed)) for seed in seeds])
+                return np.tile(trial.told(None), (len(seeds), 1))
+            found = np.stack([trial.told(pool(rows, seed)) for seed in seeds])
             shown.update(min(total, shown.done + 1))
             return found
 
         def measure(over: Counts, candidates: Sequence[Counts]) -> list[Estimate]:
-            return usefulness.lifts(setting.truth, predicted(over), [predicted(rows) for rows in candidates], values)
+            return usefulness.lifts(tested, predicted(over), [predicted(rows) for rows in candidates], values)
 
         decisions = allocation.allocate(real, tried, measure)
         shown.update(total)
@@ -126,13 +104,13 @@ def decide(project: Project, generator: Generator) -> dict[str, Any]:
     document = {
         "target": target,
         "budget": budget,
-        "because": _because(target, budget, whole, setting),
+        "because": _because(target, budget, whole, len(tested)),
         "by_class": [
             _by_class(value, n, rows, budget, decision)
             for value, n, rows, decision in zip(values, category.counts, whole, decisions, strict=True)
             if n
         ],
-        "rows": {"real": len(setting.real), "added": tried, "held_out": len(setting.truth)},
+        "rows": {"real": len(learned), "added": tried, "held_out": len(tested)},
         "seeds": len(seeds),
         "counts": list(whole),
     }
@@ -146,48 +124,6 @@ def _name(project: Project, generator: Generator) -> str:
     asked = project.augment
     inputs = [generator.digest, project.run.name, asked.rows, asked.balance, project.spec.evaluate.seeds]
     return f"{hashlib.sha256(json.dumps(inputs).encode()).hexdigest()[:16]}.json"
-
-
-def _of_table(project: Project, generator: Generator, target: str) -> Setting:
-    codec, seed, holdout = generator.codec, project.spec.train.seed, project.spec.dataset.holdout
-    kinds = {name: codec.fields[name].kind for name in codec.cells}
-    classes = [str(value) for value in codec.categories[target].values]
-    real = batches.some_rows(stream.Reader(project.source, codec, holdout), MOST_OF_TABLES, seed)
-    held = batches.some_rows(stream.Reader(project.source, codec, holdout, held=True), evaluate_tables.MOST_ROWS, seed)
-    deciding, _ = usefulness.halves(held[target].to_pylist(), seed)
-    held = held.take(pa.array(deciding[:: -(-len(deciding) // MOST_HELD) or 1]))
-    held = held.filter(held[target].is_valid())
-
-    def labels(rows: pa.Table) -> Labels:
-        found = columns.encode(rows[target].combine_chunks(), codec.categories[target])
-        return np.where(rows[target].is_valid().to_numpy(), found, -1)
-
-    def predict(added: Batch | None) -> Labels:
-        return table_trial(real, None if added is None else codec.decode(added), held, kinds, target, classes)
-
-    return Setting(labels(real), labels(held), predict)
-
-
-def _of_images(project: Project, generator: Generator, target: str) -> Setting:
-    codec, seed, values = generator.codec, project.spec.train.seed, generator.codec.categories[target].values
-    null = values.index(None) if None in values else -1
-    name, _ = codec.image
-
-    def rows(batch: Batch) -> Rows:
-        return Rows(batch[name], np.where(batch[target] == null, -1, batch[target]))
-
-    training, held = map(rows, stream.load(project.source, codec, project.spec.dataset.holdout))
-    chosen = np.random.default_rng(seed).permutation(len(training.labels))[:MOST_OF_IMAGES]
-    real = Rows(training.images[chosen], training.labels[chosen])
-    deciding, _ = usefulness.halves(held.labels.tolist(), seed)
-    deciding = deciding[:: -(-len(deciding) // MOST_HELD) or 1]
-    tested = Rows(held.images[deciding], held.labels[deciding]).labelled()
-    features = Pixels.fit(real.images)
-
-    def predict(added: Batch | None) -> Labels:
-        return image_trial(features, real, None if added is None else rows(added), tested.images)
-
-    return Setting(real.labels, tested.labels, predict)
 
 
 class _Pool:
@@ -231,8 +167,8 @@ def _by_class(value: str, real: int, rows: int, budget: int, decision: Decision)
     }
 
 
-def _because(target: str, budget: int, rows: Sequence[int], setting: Setting) -> str:
-    told = f"on {len(setting.truth):,} held-out rows that nothing else is tested on"
+def _because(target: str, budget: int, rows: Sequence[int], tested: int) -> str:
+    told = f"on {tested:,} held-out rows that nothing else is tested on"
     if not any(rows):
         return f"synthetic rows of no {target} were seen to help, {told}"
     helped = sum(n > 0 for n in rows)

@@ -1,10 +1,9 @@
 """How a budget of rows is spent, class by class, where a test says that it helps: a function of what that measures alone."""
 
-from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from raygen.jobs.plan import filled_up
+from raygen.jobs.plan import evened
 from raygen.metrics.fidelity import Estimate
 
 DOSES = (1 / 16, 1 / 4, 1.0)
@@ -72,14 +71,11 @@ def trials(real: Sequence[int]) -> int:
 
 
 def levelled(real: Sequence[int], rows: int) -> list[int]:
-    """Spend rows on the smallest classes, so that those come up to a common level; what is left over goes to the first."""
-    if not real:
-        return []
-    levels = range(max(real) + rows + 1)
-    level = bisect_right(levels, rows, key=lambda level: sum(filled_up(real, level))) - 1
-    counts = list(filled_up(real, level))
-    over = rows - sum(counts)
-    for index in [index for index, n in enumerate(real) if n <= level][:over]:
+    """Spend rows on the smallest classes, so that those come up to one level; what is left over goes to the first."""
+    counts = list(evened(rows, real)) if real else []
+    there = [n + more for n, more in zip(real, counts, strict=True)]
+    lowest = [index for index, n in enumerate(there) if n == min(there)]
+    for index in lowest[: rows - sum(counts)]:
         counts[index] += 1
     return counts
 

@@ -69,7 +69,7 @@ def of_project(project: Project, generator: Generator) -> Plan:
     asked = project.augment
     if asked.where is not None:
         generator.codec.where(asked.where)  # or fail now, before any worker does
-    counts = None if asked.allocate is None else allocate.counts(project, generator)
+    counts = allocate.counts(project, generator) if project.spec.allocates else None
     return plan(asked, generator, project.real if asked.of_real or asked.include_real else None, counts)
 
 
@@ -109,7 +109,7 @@ def augment(project: Project) -> dict[str, Any]:
     artifact = project.trained()
     _check_gate(project)
     generator = Generator.load(artifact.uri, device="cpu")
-    if project.augment.allocate is not None:
+    if project.spec.allocates:
         allocate.decide(project, generator)
     planned = of_project(project, generator)
     job = document(project, generator, planned)
@@ -193,7 +193,7 @@ def written(project: Project) -> dict[str, Any] | None:
     """
     _check_gate(project)
     generator = Generator.load(project.trained().uri, device="cpu")
-    if project.augment.allocate is not None and allocate.decided(project, generator) is None:
+    if project.spec.allocates and allocate.decided(project, generator) is None:
         return None
     return _written(project, document(project, generator, of_project(project, generator)))
 

@@ -40,10 +40,9 @@ def evaluate(project: Project) -> dict[str, Any]:
     project.report.check_writable()
     generator = Generator.load(artifact.uri)
     spec, strength = project.spec, _strength(project.spec)
-    asked = spec.augment
-    allocation = None if asked is None or asked.allocate is None else allocate.decide(project, generator)
+    allocation = allocate.decide(project, generator) if spec.allocates else None
     compare = evaluate_tables.compare if generator.codec.is_table else evaluate_images.compare
-    compared = compare(project, generator, strength)
+    compared = compare(project, generator, strength, None if allocation is None else allocation["counts"])
     gate = [_judge(rule, compared["metrics"]) for rule in spec.gate]
     report = {
         "verdict": "no gate" if not gate else "passed" if all(rule["passed"] for rule in gate) else "failed",
@@ -94,7 +93,7 @@ def _inputs(project: Project, augment: bool = True) -> str:
     gate = [rule.model_dump() for rule in spec.gate]
     judged = spec.evaluate.model_dump(mode="json")
     decides: list[Any] = [project.trained().uri, project.run.uri, gate, _strength(spec), judged]
-    if augment and spec.augment is not None and (spec.evaluate.usefulness or spec.augment.allocate is not None):
+    if augment and spec.augment is not None and (spec.evaluate.usefulness or spec.allocates):
         decides.append(spec.augment.model_dump(mode="json", include=ADDED))
     return hashlib.sha256(json.dumps(decides).encode()).hexdigest()
 
@@ -127,6 +126,10 @@ def _summary(report: Mapping[str, Any]) -> list[str]:
     failed = "; ".join(rule["because"] for rule in report["gate"] if not rule["passed"])
     verdict = {"passed": "passed its gate", "failed": f"failed its gate ({failed})", "no gate": "no gate was set"}
     lines = [verdict[report["verdict"]]]
+    if (allocation := report["allocation"]) is not None:
+        lines.append(allocation["because"])
+    if allocation is not None and not any(allocation["counts"]):
+        lines[0] += f"; augmentation is not worth it: {lines.pop()}"
     if useful is not None and "verdict" in useful:
         if useful["verdict"] != "helps":
             lines[0] += f"; {useful['summary'].partition(':')[0]}"

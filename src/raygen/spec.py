@@ -414,6 +414,11 @@ class Spec(Strict):
         return document
 
     @property
+    def allocates(self) -> bool:
+        """Whether held-out rows decide how many rows of each class are written."""
+        return self.augment is not None and self.augment.allocate is not None
+
+    @property
     def is_table(self) -> bool:
         """Whether the dataset is a table, rather than images."""
         return not any(isinstance(field, ImageField) for field in self.dataset.fields.values())
