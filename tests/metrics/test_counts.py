@@ -79,7 +79,7 @@ def test_intervals_hold_what_is_found_on_average() -> None:
 
 def test_the_order_and_the_pieces_change_nothing() -> None:
     real, synthetic, groups = rows(), rows(seed=1, noise=1.0), np.arange(2000) % GROUPS
-    cells, found = Grid.of(real, KINDS), []
+    cells, found = Grid.of(both(real, synthetic), KINDS), []
     against = counted(cells, synthetic)
     for order in permutations(range(4)):
         whole = Counts(cells)
@@ -91,6 +91,7 @@ def test_the_order_and_the_pieces_change_nothing() -> None:
         found.append(quality(whole, against))
         assert whole.total == 2000
         assert (whole.rows == found_rows(cells, real, groups)).all()
+    assert found[0].quality[:3] == pytest.approx(tables.quality(real, synthetic, KINDS)[:3], abs=1e-9)
     for each in found:
         assert each.quality[:3] == pytest.approx(found[0].quality[:3], abs=1e-12)
         assert each.intervals[0] == pytest.approx(found[0].intervals[0], abs=1e-12)
