@@ -306,7 +306,7 @@ def test_a_report_is_of_the_rows_that_are_added_and_of_how_it_is_judged(
     ],
 )
 def test_that_augmentation_does_not_help_is_said_first(useful: Document, first: str, second: str) -> None:
-    report = {"verdict": "passed", "gate": [], "metrics": [], "usefulness": useful}
+    report = {"verdict": "passed", "gate": [], "metrics": [], "usefulness": useful, "allocation": None}
     assert evaluate._summary(report) == [first, second]
 
 
