@@ -91,7 +91,7 @@ def test_copies_of_training_rows_are_told(held: Rows) -> None:
 @pytest.mark.parametrize("rows", [0, 1, 5])
 def test_too_few_rows_for_a_kernel_are_told(held: Rows, rows: int) -> None:
     features = Pixels.fit(held.images)
-    found = {m["name"]: m for m in evaluate_images._distribution(features, held, held.take(slice(0, rows)), 0)}
+    found = {m["name"]: m for m in evaluate_images._distribution(features, None, held, held.take(slice(0, rows)), 0)}
     assert found["kernel_distance"]["value"] is None
     assert found["kernel_distance"]["because"]
 
