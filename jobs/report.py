@@ -115,7 +115,7 @@ def write(project: Project) -> Folder:
         script=script,
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
-    project.report.write(PAGE, page.encode())
+    project.report.write(PAGE, page.lstrip().encode())  # macros leave their line ends
     return project.report
 
 

@@ -190,7 +190,8 @@ def test_the_cards_warn(made: Page) -> None:
 
 def test_a_report_of_old_is_drawn(made: Page) -> None:
     rule = {"metric": "recall", "min": 0.9, "max": None, "value": None, "passed": False, "because": "few rows"}
-    page = made.write(gate=[rule], verdict="failed").read_text()
+    page = made.write(gate=[rule], verdict="failed", summary=None, usefulness=None).read_text()
+    assert page.startswith("<!doctype html>")
     assert "Failed its gate; nothing was published: few rows." in page
     assert "missed by" not in page
 
