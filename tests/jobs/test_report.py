@@ -288,8 +288,7 @@ class TestWithScripts:
     def test_columns_are_found_by_their_names(self, page: Any, made: Page) -> None:
         page.goto(made.write(**TABLE).as_uri())
         assert page.locator("#rows figure").count() == 2
-        pairs = page.locator("#rows table").nth(1).locator("tbody tr").all_inner_texts()
-        assert pairs[0].startswith("age")  # it is further below what real rows score
+        assert page.locator("#rows table").nth(1).locator("tbody tr").count() == 2  # pairs
         page.fill("input[type=search]", "WAG")
         assert page.locator("#rows figure:visible figcaption").all_inner_texts() == ["wage"]
         assert page.locator("#rows svg text", has_text="40,000").count() == 1
