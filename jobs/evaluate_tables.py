@@ -28,6 +28,7 @@ MOST_ROWS = 50_000  # of training rows, of held-out rows and of synthetic rows, 
 FEWEST = 4  # to compare
 BINS = 16  # of a column's histogram
 SHOWN = 10  # synthetic rows in the report
+MOST_PAIRS = 20  # of columns
 FEATURES = "columns"
 TAUGHT = 20_000  # rows that downstream models learn from, at most, and as many synthetic ones; of many classes fewer
 LEAST_TAUGHT = 2000
@@ -44,7 +45,8 @@ def compare(
         decided: how many rows of each class are to be written, where ``allocate`` has decided it.
 
     Returns:
-        What the report says of them: ``metrics``, ``usefulness``, ``by_column``, ``features``, ``rows``, and some rows.
+        What the report says of them: ``metrics``, ``usefulness``, ``by_column``, ``by_pair``, ``features``, ``rows``, and
+        some rows.
     """
     codec, seed, holdout = generator.codec, project.spec.train.seed, project.spec.dataset.holdout
     kinds = {name: codec.fields[name].kind for name in codec.cells}
@@ -59,7 +61,7 @@ def compare(
         if strength is None and half >= FEWEST and max(rows) > MOST_ROWS:
             told = partial(shown.update, 2)
             counted = tally(project.source, holdout, project.trained().uri, rows, (training, held), kinds, seed, told)
-        metrics, by_column = _fidelity(reference, ceiling, candidate, kinds, seed, counted)
+        metrics, by_column, by_pair = _fidelity(reference, ceiling, candidate, kinds, seed, counted)
         shown.update(3)
         metrics += _privacy(synthetic, training, held, kinds, seed, counted)
         shown.update(4)
@@ -74,6 +76,7 @@ def compare(
         "metrics": metrics,
         "usefulness": usefulness,
         "by_column": by_column,
+        "by_pair": by_pair,
         "by_class": [],
         "shown": {name: [str(value) for value in synthetic[name][:SHOWN].to_pylist()] for name in synthetic.column_names},
     }
@@ -100,12 +103,13 @@ def _made(generator: Generator, training: pa.Table, rows: range, seed: int, stre
 
 def _fidelity(
     reference: pa.Table, ceiling: pa.Table, candidate: pa.Table, kinds: Mapping[str, str], seed: int, counted: Tally | None
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """How close rows come to the reference, beside other real rows; and the shapes of columns."""
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[dict[str, Any]]]:
+    """How close rows come to the reference, beside other real rows; the shapes of columns; and the pairs of columns that
+    are furthest below what real rows score."""
     names, n = ("quality", "column_shapes", "pair_trends"), len(reference)
     if n < FEWEST:
         because = f"{2 * n} rows are held out, too few to compare with"
-        return [missing(name, because) for name in (*names, "discriminator_auc")], []
+        return [missing(name, because) for name in (*names, "discriminator_auc")], [], []
     try:
         if counted is not None:
             found, best, intervals, errors, compared = counted.scores()
@@ -113,7 +117,7 @@ def _fidelity(
             found, best = (tables.quality(reference, rows, kinds) for rows in (candidate, ceiling))
             intervals, errors, compared = tables.quality_intervals(reference, candidate, kinds, seed), {}, n
     except RaygenError as error:
-        return [missing(name, error.what) for name in (*names, "discriminator_auc")], []
+        return [missing(name, error.what) for name in (*names, "discriminator_auc")], [], []
     metrics = [
         missing(name, "no two columns are related in the real rows")
         if np.isnan(value)
@@ -134,7 +138,13 @@ def _fidelity(
         }
         for name, value in found.by_column.items()
     ]
-    return metrics, by_column
+    return metrics, by_column, _worst(found.by_pair, best.by_pair)
+
+
+def _worst(trends: Mapping[tuple[str, str], float], ceilings: Mapping[tuple[str, str], float]) -> list[dict[str, Any]]:
+    """The pairs of columns that are furthest below what real rows score."""
+    worst = sorted(trends, key=lambda pair: trends[pair] - ceilings.get(pair, 1.0))[:MOST_PAIRS]
+    return [{"columns": list(pair), "trend": trends[pair], "ceiling": ceilings.get(pair)} for pair in worst]
 
 
 def _histogram(column: Column, real: pa.ChunkedArray, synthetic: pa.ChunkedArray) -> dict[str, Any]:

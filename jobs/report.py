@@ -22,8 +22,6 @@ MOST_COLUMNS = 24
 """Of a table, that are drawn; of more the least alike."""
 MOST_CLASSES = 20
 """That usefulness is drawn of."""
-MOST_PAIRS = 15
-"""Of columns, that are listed."""
 SECTIONS = {
     "gate": "Gate",
     "fidelity": "Fidelity and diversity",
@@ -101,7 +99,6 @@ def write(project: Project) -> Folder:
         scores=plots.scores(use, scored) if use and scored else [],
         pictures=pictures,
         columns=plots.columns(_dated(project, report.get("by_column") or []), MOST_COLUMNS),
-        pairs=_worst(report.get("by_pair") or []),
         classes=classes,
         curves=plots.curves(history),
         epochs=len(history),
@@ -115,7 +112,7 @@ def write(project: Project) -> Folder:
         script=script,
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
-    project.report.write(PAGE, page.encode())
+    project.report.write(PAGE, page.lstrip().encode())  # macros leave their line ends
     return project.report
 
 
@@ -157,12 +154,6 @@ def _dated(project: Project, by_column: Sequence[Mapping[str, Any]]) -> list[dic
             column["histogram"]["places"] = [time[:19] for time in times.to_pylist()]  # seconds are enough
         dated.append(column)
     return dated
-
-
-def _worst(by_pair: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The pairs of columns that are furthest below what real rows score."""
-    known = [pair for pair in by_pair if pair["trend"] is not None]
-    return sorted(known, key=lambda pair: pair["trend"] - (1.0 if pair["ceiling"] is None else pair["ceiling"]))[:MOST_PAIRS]
 
 
 def _lineage(project: Project, report: Mapping[str, Any]) -> dict[str, Any]:

@@ -135,6 +135,9 @@ def test_the_report_is_of_a_table(spec: dict[str, Any]) -> None:
     assert set(useful["over"]) == {"class weights", "SMOTE"}
     assert useful["summary"] == report["summary"][1]
     assert {column["column"] for column in report["by_column"]} == {"age", "wage", "joined", "city", "senior"}
+    below = [pair["trend"] - pair["ceiling"] for pair in report["by_pair"]]
+    assert below == sorted(below)
+    assert ["age", "wage"] in [pair["columns"] for pair in report["by_pair"]]
     page = (root(spec) / "report" / "report.html").read_text()
     assert "data:image/png" not in page
     assert "pair trends" in page
