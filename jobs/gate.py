@@ -56,7 +56,7 @@ def _judge(rule: GateRule, way: str, metric: Mapping[str, Any]) -> dict[str, Any
     low, high = interval or (None, None)
     compared = {"at_least": low, "at_most": high}.get(way, value)
     asked, unit = rule.bounds[way], 1.0 if rule.of is None else ceiling
-    bound = None if unit is None else asked * unit
+    bound = None if unit is None else asked * unit + (rule.plus or 0.0)
     figures = {"value": value, "ceiling": ceiling, "bound": bound, "compared": compared}
     passed = False
     if value is None:
@@ -70,9 +70,10 @@ def _judge(rule: GateRule, way: str, metric: Mapping[str, Any]) -> dict[str, Any
     else:
         passed = compared >= bound if way in LEAST else compared <= bound
         worst = "" if way in ("min", "max") else f" ({compared:.4g} at worst)"
-        share = "" if rule.of is None else f", {asked:.4g} of its ceiling"
+        more = "" if rule.plus is None else f" and {rule.plus:.4g}"
+        share = "" if rule.of is None else f", {asked:.4g} of its ceiling{more}"
         because = f"is {value:.4g}{worst}, the {'least' if way in LEAST else 'most'} is {bound:.4g}{share}"
-    keys = {"metric": rule.metric, **dict.fromkeys((*LEAST, *MOST)), way: asked, "of": rule.of}
+    keys = {"metric": rule.metric, **dict.fromkeys((*LEAST, *MOST)), way: asked, "of": rule.of, "plus": rule.plus}
     shown = {name: _finite(figure) for name, figure in figures.items()}
     known = interval if interval is not None and all(map(isfinite, interval)) else None
     return {**keys, **shown, "interval": known, "passed": passed, "because": f"{rule.metric} {because}"}

@@ -100,7 +100,8 @@ def told_interval(interval: Sequence[float] | None, sign: bool = False) -> str:
 
 def needed(rule: Mapping[str, Any]) -> str:
     """What a rule of the gate asks for."""
-    of = " × ceiling" if rule.get("of") == "ceiling" else ""
+    more = "" if rule.get("plus") is None else f" + {rule['plus']:.4g}"
+    of = f" × ceiling{more}" if rule.get("of") == "ceiling" else ""
     parts = [f"{end}{sign} {rule[key]:.4g}{of}" for key, sign, end in SIGNS if rule.get(key) is not None]
     bound = f" = {rule['bound']:.4g}" if of and rule.get("bound") is not None else ""
     return ", ".join(parts) + bound

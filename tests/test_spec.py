@@ -512,6 +512,10 @@ RULE = "gate:\n  - {metric: label_agreement, min: 0.9}\n"
         ("metric: recall, at_leest: 0.5", "unknown key gate.0.at_leest; did you mean 'at_least'?"),
         ("metric: recall, min: 0.5, of: celing", "unknown of 'celing' at gate.0.of; did you mean 'ceiling'?"),
         ("metric: lift, at_least: 0, of: ceiling", "a rule for lift is of its ceiling, but it has none; leave out of"),
+        (
+            "metric: recall, max: 0.5, plus: 0.1",
+            "a rule for recall has plus, which is added to a share of its ceiling: add of",
+        ),
         ("metric: recall, at_least: .nan", "gate.0.at_least is nan: input should be a finite number"),
     ],
 )

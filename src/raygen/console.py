@@ -66,7 +66,8 @@ def _missed(rules: Sequence[Mapping[str, Any]]) -> None:
 
     table = Table("metric", "needed", "found", "95 %", "missed by", box=None, header_style="")
     for rule in rules:
-        found = "not computed" if rule["value"] is None else words.told(rule["value"], rule["interval"])
+        interval = rule.get("interval")  # which earlier reports do not have
+        found = "not computed" if rule["value"] is None else words.told(rule["value"], interval)
         missed = words.gap(rule).removeprefix("missed by ") or "–"
-        table.add_row(rule["metric"], words.needed(rule), found, words.told_interval(rule["interval"]), missed)
+        table.add_row(rule["metric"], words.needed(rule), found, words.told_interval(interval), missed)
     Console(highlight=False, stderr=True).print(table)

@@ -289,6 +289,7 @@ class GateRule(Strict):
         at_least: of the low end of its 95 % interval: surely so much, whatever the chance of the rows; so ``at_most`` of
             the high end.
         of: bounds are shares of its ceiling, what real rows score against real rows.
+        plus: what is added to that share; of a ceiling that may be 0.
     """
 
     metric: Literal[MetricOfImages, MetricOfTables]
@@ -297,6 +298,7 @@ class GateRule(Strict):
     at_least: Bound = None
     at_most: Bound = None
     of: Annotated[Literal["ceiling"] | None, Field(exclude_if=lambda unit: unit is None)] = None
+    plus: Bound = None
 
     @property
     def bounds(self) -> dict[str, float]:
@@ -321,6 +323,8 @@ class GateRule(Strict):
             )
         if self.of is not None and self.metric in WITHOUT_CEILING:
             raise ValueError(f"a rule for {self.metric} is of its ceiling, but it has none; leave out of")
+        if self.plus is not None and self.of is None:
+            raise ValueError(f"a rule for {self.metric} has plus, which is added to a share of its ceiling: add of: ceiling")
         return self
 
 

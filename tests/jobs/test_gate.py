@@ -38,13 +38,16 @@ def judged(metric: dict[str, Any] = RECALL, **rule: Any) -> dict[str, Any]:
         ({"at_least": 0.6, "of": "ceiling"}, 0.45, 0.48, False),
         ({"max": 0.6, "of": "ceiling"}, 0.5, 0.48, False),
         ({"at_most": 0.65, "of": "ceiling"}, 0.55, 0.52, False),
+        ({"max": 0.5, "of": "ceiling", "plus": 0.15}, 0.5, 0.55, True),
+        ({"max": 0.5, "of": "ceiling", "plus": 0.05}, 0.5, 0.45, False),
+        ({"min": 0.75, "of": "ceiling", "plus": -0.05}, 0.5, 0.55, False),
     ],
 )
 def test_a_bound(rule: dict[str, Any], compared: float, bound: float, passed: bool) -> None:
     found = judged(**rule)
     assert found["bound"] == pytest.approx(bound)
     assert (found["compared"], found["passed"], found["value"]) == (compared, passed, 0.5)
-    others = {"min": None, "max": None, "at_least": None, "at_most": None, "of": None}
+    others = {"min": None, "max": None, "at_least": None, "at_most": None, "of": None, "plus": None}
     assert {name: found[name] for name in ("metric", *others)} == {"metric": "recall", **others, **rule}
 
 
@@ -89,6 +92,9 @@ def test_what_is_said_of_it() -> None:
     assert judged(at_most=0.1)["because"] == "recall is 0.5 (0.55 at worst), the most is 0.1"
     assert judged(at_least=0.75, of="ceiling")["because"] == (
         "recall is 0.5 (0.45 at worst), the least is 0.6, 0.75 of its ceiling"
+    )
+    assert judged(max=0.5, of="ceiling", plus=0.01)["because"] == (
+        "recall is 0.5, the most is 0.41, 0.5 of its ceiling and 0.01"
     )
 
 

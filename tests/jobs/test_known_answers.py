@@ -238,7 +238,7 @@ def test_a_memory_looks_real_and_gives_its_rows_away(
     people: tuple[Project, pa.Table], of_tables: Callable[[str], Metrics]
 ) -> None:
     found = of_tables("memory")
-    assert failed(people[0], found) == {"membership_auc"}
+    assert failed(people[0], found) == {"membership_auc", "identical_share"}
     for name in ("quality", "column_shapes", "pair_trends"):
         assert near(found[name], found[name]["ceiling"], 0.1)
     assert found["identical_share"]["value"] == 1
