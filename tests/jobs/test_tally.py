@@ -71,7 +71,7 @@ def test_the_real_rows_are_counted_as_if_they_were_in_memory(
     assert whole.rows[:, cells.places["age"]].sum(axis=1).min() > 20  # groups are of like size
     training = of_rows(table.filter(pa.array(~held(table))), list(KINDS))
     assert set(found.tolist()) == set(wanted.tolist()) & set(training.tolist())
-    assert 100 < len(found) < len(np.unique(wanted)) - 100
+    assert 0 < len(found) < len(np.unique(wanted)) - 50
     assert known[-1] == "3,000 of 3,000 rows counted"
     assert len(known) == 3
 
