@@ -28,7 +28,8 @@ MADE_AT_ONCE, ROWS_MADE = 1 << 16, 1 << 13
 """Rows that a worker makes before it says what they are, and those that it holds of them."""
 CELLS_READ = 1 << 20
 """Of real rows in memory at a time: as many rows as have so many, with all columns."""
-MOST_TASKS = 32
+TASKS, ROWS_COUNTED = 32, 1 << 20
+"""So many tasks count real rows, or more where each still has so many rows: what a task says does not depend on them."""
 HALVES = ("reference", "ceiling")
 
 
@@ -134,7 +135,7 @@ def counted(
     import ray.data
 
     items = [fragment._asdict() for fragment in source.fragments if fragment.rows]
-    dataset = ray.data.from_items(items, override_num_blocks=min(len(items), MOST_TASKS))
+    dataset = ray.data.from_items(items, override_num_blocks=min(len(items), max(TASKS, source.rows // ROWS_COUNTED)))
     dataset.context.execution_options.preserve_order = True
     parts = dataset.map_batches(_Counting(source, holdout, share, grid, wanted), batch_size=None)
     halves, found, rows = (Counts(grid), Counts(grid)), np.zeros(len(wanted), bool), 0

@@ -21,6 +21,9 @@ import raygen
 from raygen.cli import app
 from raygen.errors import DataError, RaygenError, SpecError
 from raygen.generators.generator import Generator
+from raygen.jobs import evaluate_tables
+from raygen.jobs.project import Project
+from raygen.load import load_spec
 
 pytestmark = pytest.mark.usefixtures("ray")
 
@@ -148,6 +151,27 @@ def test_the_report_is_of_a_table(spec: dict[str, Any]) -> None:
     ]
     assert [row["epoch"] for row in history if "quality" in row] == [45, 90]
     assert history[-1]["diversity"] > 0.5
+
+
+def test_of_more_rows_all_are_counted(spec: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    report = json.loads((root(spec) / "report" / "report.json").read_text())
+    monkeypatch.setattr(evaluate_tables, "MOST_ROWS", 300)
+    project = Project(load_spec(spec))
+    found = evaluate_tables.compare(project, Generator.load(project.trained().uri), None)
+    assert report["counted"] is None
+    counted, rows = found["counted"], found["rows"]
+    assert counted["training"] == counted["synthetic"] == rows["of_training"] > rows["training"] == 300
+    assert 0.8 < counted["reference"] / counted["compared"] < 1.2
+    assert counted["reference"] + counted["ceiling"] == 2000 - rows["of_training"]
+    before, now = ({metric["name"]: metric for metric in figures["metrics"]} for figures in (report, found))
+    assert now["quality"]["rows"] == counted["compared"]
+    assert now["identical_share"]["rows"] == counted["training"] > now["membership_auc"]["rows"]
+    assert now["identical_share"]["value"] == before["identical_share"]["value"]
+    for name in ("quality", "column_shapes", "pair_trends"):
+        assert now[name]["value"] == pytest.approx(before[name]["value"], abs=0.06)
+    assert {column["column"]: column["kind"] for column in found["by_column"]} == {
+        column["column"]: column["kind"] for column in report["by_column"]
+    }
 
 
 def test_it_is_done_once(spec: dict[str, Any]) -> None:
