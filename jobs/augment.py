@@ -22,7 +22,7 @@ from raygen.errors import OutputError, RaygenError
 from raygen.generators.base import STRENGTH
 from raygen.generators.card import WARNING
 from raygen.generators.generator import Generator, versions
-from raygen.jobs import evaluate, gate, progress
+from raygen.jobs import allocate, evaluate, gate, progress
 from raygen.jobs.plan import Plan, Shard, plan
 from raygen.jobs.project import Project
 from raygen.jobs.shards import Maker
@@ -63,12 +63,14 @@ def of_project(project: Project, generator: Generator) -> Plan:
     """The plan of what the spec asks of its generator.
 
     Raises:
-        RaygenError: the generator cannot make it.
+        GateError: no row is worth making, by `allocate`.
+        RaygenError: the generator cannot make it; or `allocate` has not decided yet.
     """
     asked = project.augment
     if asked.where is not None:
         generator.codec.where(asked.where)  # or fail now, before any worker does
-    return plan(asked, generator, project.real if asked.of_real or asked.include_real else None)
+    counts = allocate.counts(project, generator) if project.spec.allocates else None
+    return plan(asked, generator, project.real if asked.of_real or asked.include_real else None, counts)
 
 
 def document(project: Project, generator: Generator, planned: Plan) -> dict[str, Any]:
@@ -100,12 +102,15 @@ def augment(project: Project) -> dict[str, Any]:
         The manifest: rows, counts by class, and every part with its rows, bytes and SHA-256.
 
     Raises:
+        GateError: the generator is not good enough, or no row that it makes is worth writing.
         OutputError: the output belongs to another job, or cannot be written.
         RaygenError: no generator has been trained.
     """
     artifact = project.trained()
     _check_gate(project)
     generator = Generator.load(artifact.uri, device="cpu")
+    if project.spec.allocates:
+        allocate.decide(project, generator)
     planned = of_project(project, generator)
     job = document(project, generator, planned)
     output = project.output
@@ -188,6 +193,8 @@ def written(project: Project) -> dict[str, Any] | None:
     """
     _check_gate(project)
     generator = Generator.load(project.trained().uri, device="cpu")
+    if project.spec.allocates and allocate.decided(project, generator) is None:
+        return None
     return _written(project, document(project, generator, of_project(project, generator)))
 
 

@@ -14,13 +14,13 @@ from typing import Any
 from raygen.generators import families
 from raygen.generators.base import STRENGTH
 from raygen.generators.generator import Generator
-from raygen.jobs import evaluate_images, evaluate_tables, gate
+from raygen.jobs import allocate, evaluate_images, evaluate_tables, gate
 from raygen.jobs.project import REPORT, Project, read_json, write_json
 from raygen.jobs.registry import Registry
 from raygen.metrics import pretrained
 from raygen.spec import Spec
 
-ADDED = {"rows", "balance", "to", "classes", "variants", "where", "complete"}
+ADDED = {"rows", "balance", "allocate", "to", "classes", "variants", "where", "complete"}
 """What of ``augment`` decides which rows downstream models learn from."""
 
 
@@ -42,8 +42,9 @@ def evaluate(project: Project) -> dict[str, Any]:
     project.report.check_writable()
     generator = Generator.load(artifact.uri)
     spec, strength = project.spec, _strength(project.spec)
+    allocation = allocate.decide(project, generator) if spec.allocates else None
     compare = evaluate_tables.compare if generator.codec.is_table else evaluate_images.compare
-    compared = compare(project, generator, strength)
+    compared = compare(project, generator, strength, None if allocation is None else allocation["counts"])
     rules = gate.judge(spec.gate, compared["metrics"])
     report = {
         "verdict": "no gate" if not rules else "passed" if all(rule["passed"] for rule in rules) else "failed",
@@ -53,6 +54,7 @@ def evaluate(project: Project) -> dict[str, Any]:
         "condition": spec.generator.condition,
         "variants": strength is not None,
         "gate": rules,
+        "allocation": allocation,
         **compared,
         "inputs": _inputs(project),
         "inputs_but_augment": _inputs(project, augment=False),
@@ -90,7 +92,7 @@ def _inputs(project: Project, augment: bool = True) -> str:
     rules = [rule.model_dump() for rule in spec.gate]
     judged = spec.evaluate.model_dump(mode="json")
     decides: list[Any] = [project.trained().uri, project.run.uri, rules, _strength(spec), judged]
-    if augment and spec.augment is not None and spec.evaluate.usefulness:
+    if augment and spec.augment is not None and (spec.evaluate.usefulness or spec.allocates):
         decides.append(spec.augment.model_dump(mode="json", include=ADDED))
     if spec.evaluate.file is not None:
         decides.append(pretrained.version(spec.evaluate.file))
@@ -111,6 +113,10 @@ def _summary(report: Mapping[str, Any]) -> list[str]:
     failed = "; ".join(rule["because"] for rule in report["gate"] if not rule["passed"])
     verdict = {"passed": "passed its gate", "failed": f"failed its gate ({failed})", "no gate": "no gate was set"}
     lines = [verdict[report["verdict"]]]
+    if (allocation := report["allocation"]) is not None:
+        lines.append(allocation["because"])
+    if allocation is not None and not any(allocation["counts"]):
+        lines[0] += f"; augmentation is not worth it: {lines.pop()}"
     if useful is not None and "verdict" in useful:
         if useful["verdict"] != "helps":
             lines[0] += f"; {useful['summary'].partition(':')[0]}"

@@ -18,7 +18,7 @@ from raygen.jobs.project import Project
 from raygen.metrics import fidelity, pretrained, privacy_images, usefulness_images
 from raygen.metrics.features import SIDE, Classifier, Features, Pixels, Thumbnails
 from raygen.metrics.kernel import kernel_distance
-from raygen.metrics.usefulness import Usefulness
+from raygen.metrics.usefulness import Usefulness, halves
 from raygen.spec import ImageField, Spec
 
 AGREEMENT_ROWS = 2000
@@ -45,11 +45,14 @@ class Rows(NamedTuple):
         return Rows(self.images[rows], None if self.classes is None else self.classes[rows])
 
 
-def compare(project: Project, generator: Generator, strength: float | None) -> dict[str, Any]:
+def compare(
+    project: Project, generator: Generator, strength: float | None, decided: Sequence[int] | None = None
+) -> dict[str, Any]:
     """The figures of a generator's images, and pictures of them beside the report.
 
     Args:
         strength: how far the variants go that are to be written; None where those are new rows.
+        decided: how many rows of each class are to be written, where ``allocate`` has decided it.
 
     Returns:
         What the report says of them: ``metrics``, ``usefulness``, ``by_class``, ``features``, ``rows``.
@@ -85,7 +88,7 @@ def compare(project: Project, generator: Generator, strength: float | None) -> d
         shown.update(2)
         _pictures(project, generator, features, training, codec, seed, strength)
         shown.update(3)
-    taught, usefulness = useful(spec, generator, codec, sides, strength, seed)
+    taught, usefulness = useful(spec, generator, codec, sides, strength, seed, decided)
     metrics += taught
     rows = {
         "training": len(training.images),
@@ -214,28 +217,57 @@ def _privacy(synthetic: Rows, training: Rows, held: Rows, seed: int) -> list[dic
 
 
 def useful(
-    spec: Spec, generator: Generator, codec: Codec, sides: Sequence[Batch], strength: float | None, seed: int
+    spec: Spec,
+    generator: Generator,
+    codec: Codec,
+    sides: Sequence[Batch],
+    strength: float | None,
+    seed: int,
+    decided: Sequence[int] | None = None,
 ) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
     """What is learned from a generator's images: see ``evaluate_usefulness.measure``.
 
     Args:
         sides: training rows, and held-out rows.
         seed: the first of those that decide what is made and how it is learned.
+        decided: how many rows of each class are added, where ``allocate`` has decided it.
     """
-    _, size = codec.image
-    cost = min(size.height, SIDE) * min(size.width, SIDE) / (28 * 28)
-    most = max(LEAST_TAUGHT, round(TAUGHT / max(1.0, cost)))
 
     def prepare(target: str) -> Trial:
         training, held = (_rows(batch, codec, target) for batch in sides)
-        random = np.random.default_rng(seed)
-        real, tested = (
-            part.take(random.permutation(len(part.images))[:n]) for part, n in ((training, most), (held, TESTED))
-        )
-        values = [str(value) for value in codec.categories[target].values]
-        return Trial(generator, target, values, real, tested, len(training.images), most, strength)
+        if spec.allocates:
+            held = held.take(halves(np.asarray(held.classes).tolist(), spec.train.seed)[1])
+        return _trial(generator, codec, training, held, strength, seed, target, decided)
 
     return evaluate_usefulness.measure(spec, codec, strength is not None, prepare, seed)
+
+
+def deciding(project: Project, generator: Generator, target: str) -> "Trial":
+    """What ``allocate`` decides by: on the half of the held-out rows that usefulness is not tested on."""
+    spec = project.spec
+    codec = stream.fit(project.source, spec.dataset)
+    training, held = (_rows(side, codec, target) for side in stream.load(project.source, codec, spec.dataset.holdout))
+    held = held.take(halves(np.asarray(held.classes).tolist(), spec.train.seed)[0])
+    return _trial(generator, codec, training, held, None, spec.train.seed, target)
+
+
+def _trial(
+    generator: Generator,
+    codec: Codec,
+    training: Rows,
+    held: Rows,
+    strength: float | None,
+    seed: int,
+    target: str,
+    decided: Sequence[int] | None = None,
+) -> "Trial":
+    _, size = codec.image
+    cost = min(size.height, SIDE) * min(size.width, SIDE) / (28 * 28)
+    most = max(LEAST_TAUGHT, round(TAUGHT / max(1.0, cost)))
+    random = np.random.default_rng(seed)
+    real, tested = (part.take(random.permutation(len(part.images))[:n]) for part, n in ((training, most), (held, TESTED)))
+    values = [str(value) for value in codec.categories[target].values]
+    return Trial(generator, target, values, real, tested, len(training.images), most, strength, decided)
 
 
 @dataclass(frozen=True)
@@ -250,6 +282,7 @@ class Trial:
     whole: int
     most: int
     strength: float | None
+    decided: Sequence[int] | None = None
 
     @property
     def varies(self) -> bool:
@@ -258,6 +291,15 @@ class Trial:
     @property
     def labels(self) -> tuple[np.ndarray, np.ndarray]:
         return np.asarray(self.real.classes), np.asarray(self.held.classes)
+
+    @property
+    def places(self) -> tuple[np.ndarray, np.ndarray]:
+        return self.labels
+
+    def told(self, added: Batch | None) -> np.ndarray:
+        rows = None if added is None else _taught(_rows(added, self.generator.codec, self.target))
+        tested = _taught(self.held).labelled().images
+        return usefulness_images.image_trial(Pixels.fit(self.real.images), _taught(self.real), rows, tested)
 
     def make(self, rows: range, seed: int, classes: np.ndarray | None, asked: bool) -> usefulness_images.Rows:
         if self.strength is None:

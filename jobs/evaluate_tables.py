@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from raygen.datasets import stream
-from raygen.datasets.codec import CELLS
+from raygen.datasets import columns, stream
+from raygen.datasets.codec import CELLS, Batch
 from raygen.errors import DataError, RaygenError
 from raygen.generators.generator import Generator, classes_of
 from raygen.jobs import batches, evaluate_usefulness, progress
@@ -17,8 +17,8 @@ from raygen.jobs.figures import metric, missing, number
 from raygen.jobs.project import Project
 from raygen.metrics import discriminator, privacy, tables
 from raygen.metrics.encoding import Column, encode
-from raygen.metrics.usefulness import Usefulness
-from raygen.metrics.usefulness_tables import table_usefulness
+from raygen.metrics.usefulness import Usefulness, halves
+from raygen.metrics.usefulness_tables import table_trial, table_usefulness
 from raygen.spec import Spec
 
 MOST_ROWS = 50_000  # of training rows, of held-out rows and of synthetic rows, each: what is looked at, at most
@@ -31,21 +31,22 @@ LEAST_TAUGHT = 2000
 MOST_CLASSES = 30  # that those tell, each of which has trees of its own
 
 
-def compare(project: Project, generator: Generator, strength: float | None) -> dict[str, Any]:
+def compare(
+    project: Project, generator: Generator, strength: float | None, decided: Sequence[int] | None = None
+) -> dict[str, Any]:
     """The figures of a generator's rows.
 
     Args:
         strength: how far the variants go that are to be written; None where those are new rows.
+        decided: how many rows of each class are to be written, where ``allocate`` has decided it.
 
     Returns:
         What the report says of them: ``metrics``, ``usefulness``, ``by_column``, ``features``, ``rows``, and some rows.
     """
-    codec, seed, holdout = generator.codec, project.spec.train.seed, project.spec.dataset.holdout
+    codec, seed = generator.codec, project.spec.train.seed
     kinds = {name: codec.fields[name].kind for name in codec.cells}
     with progress.bar("evaluate", 4, "steps") as shown:
-        reader = stream.Reader(project.source, codec, holdout)
-        training = batches.some_rows(reader, MOST_ROWS, seed)
-        held = batches.some_rows(stream.Reader(project.source, codec, holdout, held=True), MOST_ROWS, seed)
+        training, held, whole = _read(project, generator)
         shown.update(1)
         synthetic = _made(generator, training, range(max(FEWEST, len(training))), seed, strength)
         shown.update(2)
@@ -55,8 +56,7 @@ def compare(project: Project, generator: Generator, strength: float | None) -> d
         shown.update(3)
         metrics += _privacy(synthetic, training, held, kinds, seed)
         shown.update(4)
-    whole = sum(reader.counts())
-    taught, usefulness = useful(project.spec, generator, training, held, whole, strength, seed)
+    taught, usefulness = useful(project.spec, generator, training, held, whole, strength, seed, decided)
     metrics += taught
     sizes = {"training": len(training), "held_out": len(held), "compared": half, "synthetic": len(synthetic)}
     return {
@@ -68,6 +68,13 @@ def compare(project: Project, generator: Generator, strength: float | None) -> d
         "by_class": [],
         "shown": {name: [str(value) for value in synthetic[name][:SHOWN].to_pylist()] for name in synthetic.column_names},
     }
+
+
+def _read(project: Project, generator: Generator) -> tuple[pa.Table, pa.Table, int]:
+    """Training rows and held-out rows, in no order, and how many training rows there are."""
+    seed, holdout = project.spec.train.seed, project.spec.dataset.holdout
+    reader, held = (stream.Reader(project.source, generator.codec, holdout, side) for side in (False, True))
+    return batches.some_rows(reader, MOST_ROWS, seed), batches.some_rows(held, MOST_ROWS, seed), sum(reader.counts())
 
 
 def _made(generator: Generator, training: pa.Table, rows: range, seed: int, strength: float | None) -> pa.Table:
@@ -163,6 +170,7 @@ def useful(
     whole: int,
     strength: float | None,
     seed: int,
+    decided: Sequence[int] | None = None,
 ) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
     """What is learned from a generator's rows: see ``evaluate_usefulness.measure``.
 
@@ -171,22 +179,46 @@ def useful(
         held: held-out rows.
         whole: how many training rows there are.
         seed: the first of those that decide what is made.
+        decided: how many rows of each class are added, where ``allocate`` has decided it.
     """
 
     def prepare(target: str) -> Trial:
-        kinds = {name: generator.codec.fields[name].kind for name in generator.codec.cells}
-        column = encode({"training": training}, {target: "category"})[target]
-        if column.distinct > MOST_CLASSES:
-            raise DataError(
-                f"{target!r} has {column.distinct} values, more than {MOST_CLASSES}", "name another in evaluate.target"
-            )
-        most = max(LEAST_TAUGHT, round(TAUGHT * min(1.0, 4 / max(1, column.distinct))))
-        asked = None if spec.augment is None else spec.augment.where
-        real = training.slice(0, most)
-        learned = {name: kind for name, kind in kinds.items() if name == target or not _same(real, name, kind, target)}
-        return Trial(generator, target, learned, real, held, whole, most, strength, asked)
+        tested = held
+        if spec.allocates:
+            tested = held.take(pa.array(halves(held[target].to_pylist(), spec.train.seed)[1]))
+        return _trial(spec, generator, training, tested, whole, strength, target, decided)
 
     return evaluate_usefulness.measure(spec, generator.codec, strength is not None, prepare, seed)
+
+
+def deciding(project: Project, generator: Generator, target: str) -> "Trial":
+    """What ``allocate`` decides by: on the half of the held-out rows that usefulness is not tested on."""
+    training, held, whole = _read(project, generator)
+    tested, _ = halves(held[target].to_pylist(), project.spec.train.seed)
+    return _trial(project.spec, generator, training, held.take(pa.array(tested)), whole, None, target)
+
+
+def _trial(
+    spec: Spec,
+    generator: Generator,
+    training: pa.Table,
+    held: pa.Table,
+    whole: int,
+    strength: float | None,
+    target: str,
+    decided: Sequence[int] | None = None,
+) -> "Trial":
+    kinds = {name: generator.codec.fields[name].kind for name in generator.codec.cells}
+    column = encode({"training": training}, {target: "category"})[target]
+    if column.distinct > MOST_CLASSES:
+        raise DataError(
+            f"{target!r} has {column.distinct} values, more than {MOST_CLASSES}", "name another in evaluate.target"
+        )
+    most = max(LEAST_TAUGHT, round(TAUGHT * min(1.0, 4 / max(1, column.distinct))))
+    asked = None if spec.augment is None else spec.augment.where
+    real = training.slice(0, most)
+    learned = {name: kind for name, kind in kinds.items() if name == target or not _same(real, name, kind, target)}
+    return Trial(generator, target, learned, real, held, whole, most, strength, asked, decided)
 
 
 def _same(table: pa.Table, name: str, kind: str, target: str) -> bool:
@@ -210,6 +242,7 @@ class Trial:
     most: int
     strength: float | None
     where: Mapping[str, Any] | None
+    decided: Sequence[int] | None = None
 
     @property
     def varies(self) -> bool:
@@ -220,6 +253,18 @@ class Trial:
         tables = {"training": self.real, "held-out": self.held}
         learned, tested = encode(tables, {self.target: "category"}, least=0)[self.target].codes
         return learned, tested
+
+    @property
+    def places(self) -> tuple[np.ndarray, np.ndarray]:
+        category = self.generator.codec.categories[self.target]
+        sides = [table[self.target].combine_chunks() for table in (self.real, self.held)]
+        learned, tested = (np.where(side.is_valid(), columns.encode(side, category), -1) for side in sides)
+        return learned, tested
+
+    def told(self, added: Batch | None) -> np.ndarray:
+        rows = None if added is None else self.generator.codec.decode(added)
+        values = [str(value) for value in self.generator.codec.categories[self.target].values]
+        return table_trial(self.real, rows, self.held, self.kinds, self.target, values)
 
     def make(self, rows: range, seed: int, classes: np.ndarray | None, asked: bool) -> pa.Table:
         if self.strength is not None:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from raygen.datasets.codec import Codec
+from raygen.datasets.codec import Batch, Codec
 from raygen.errors import DataError, RaygenError
 from raygen.generators.generator import Generator
 from raygen.jobs import progress
@@ -33,6 +33,7 @@ class Trial(Protocol):
         most: rows to add, at most.
         whole: training rows that the real ones are some of.
         varies: whether rows are made by varying the real ones.
+        decided: how many rows of each class of the generator are added, where ``allocate`` has decided it.
     """
 
     @property
@@ -47,6 +48,16 @@ class Trial(Protocol):
     def whole(self) -> int: ...
     @property
     def varies(self) -> bool: ...
+    @property
+    def decided(self) -> Sequence[int] | None: ...
+
+    @property
+    def places(self) -> tuple[np.ndarray, np.ndarray]:
+        """The labels as places among the values of the codec; less than 0 for none."""
+
+    def told(self, added: Batch | None) -> np.ndarray:
+        """Of the held-out rows that have a label, the places that a quick model tells which has learnt from the real rows,
+        and from those beside them: what the generator makes before it is decoded."""
 
     def make(self, rows: range, seed: int, classes: np.ndarray | None, asked: bool) -> Any:
         """So many rows, of classes of the generator's condition; and as ``augment.where`` has it, if that is asked."""
@@ -161,7 +172,9 @@ def added(trial: Trial, asked: AugmentSpec | None) -> Added:
     counts: Sequence[int] | None = None
     rows = trial.whole
     if asked is not None and not asked.of_real:
-        new = plan(asked.model_copy(update={"include_real": False}), generator, None).new
+        # Where nothing is worth writing, what is added is what would be written if nobody had asked whether it is.
+        of_all = asked.model_copy(update={"include_real": False, "allocate": None})
+        new = plan(of_all, generator, None, trial.decided if trial.decided and any(trial.decided) else None).new
         assert new is not None
         rows, counts = new.rows, new.counts
     elif condition == trial.target:

@@ -83,6 +83,8 @@ def _asked(project: Project) -> str:
         return f"{project.real.rows:,} rows of {asked.source} completed, {shards}"
     if asked.classes is not None:
         return f"{sum(asked.classes.values()):,} rows{real}, {shards}"
+    if asked.rows is not None and asked.allocate is not None:
+        return f"at most {asked.rows:,} rows, as many of each {asked.balance} as evaluate decides{real}, {shards}"
     if asked.rows is not None:
         return f"{asked.rows:,} rows{real}, {shards}"
     level = "the largest class" if asked.to is None else f"{asked.to:,} rows"

@@ -179,6 +179,7 @@ def plan(asked: AugmentSpec, generator: Generator, real: Source | None, counts: 
 
 def _counts(asked: AugmentSpec, generator: Generator, condition: str) -> Sequence[int]:
     """How many rows of each class are asked for."""
+    assert asked.allocate is None  # then they have been worked out before
     category = generator.codec.categories[condition]
     if asked.classes is not None:
         wanted = {generator.codec.class_index(condition, value): n for value, n in asked.classes.items()}

@@ -127,6 +127,38 @@ def judge(
     return Usefulness(scores, over, dict(zip(classes, held.tolist(), strict=True)), dict(untried or {}))
 
 
+def lifts(truth: Labels, base: Labels, others: Sequence[Labels], classes: Sequence[str]) -> list[Estimate]:
+    """How much more macro F1 each of some ways to train gives than the first, with the intervals of `judge`.
+
+    Args:
+        truth: as of `judge`.
+        base: predictions of the first, ``(seeds, rows)``.
+        others: those of the others.
+
+    Raises:
+        DataError: as of `judge`.
+        RaygenError: scipy is not installed.
+    """
+    judged = (judge(truth, {REAL: base, AUGMENTED: other}, classes) for other in others)
+    return [found.scores[AUGMENTED].macro.lift for found in judged]
+
+
+def halves(labels: Sequence[Any], seed: int) -> tuple[Labels, Labels]:
+    """Split held-out rows in two, each with half of every class: those to decide by, and those to judge the decision by,
+    since what was chosen as the best on some rows looks better on them than it is.
+
+    Args:
+        labels: the class of each row, None where it has none.
+
+    Returns:
+        The places of the rows of each half.
+    """
+    _, classes = np.unique([str(label) for label in labels], return_inverse=True)
+    order = np.random.default_rng(seed).permutation(len(classes))
+    order = order[np.argsort(classes[order], kind="stable")]
+    return order[::2], order[1::2]
+
+
 def _f1(truth: Labels, predicted: Labels, index: int) -> Floats:
     """F1 of a class as one vector, so that means and differences of figures are those of vectors: its value under each seed,
     then how much each held-out row moves the mean of those, ``(seeds + rows,)``."""

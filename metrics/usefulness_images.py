@@ -10,7 +10,7 @@ import torch
 from raygen.errors import DataError
 from raygen.generators.transforms import TransformSampler
 from raygen.metrics import usefulness
-from raygen.metrics.features import CHUNK, LEAST_STEPS, Classifier, Images, Labels
+from raygen.metrics.features import CHUNK, LEAST_STEPS, Classifier, Features, Images, Labels
 from raygen.metrics.fidelity import Floats
 from raygen.metrics.usefulness import AUGMENTED, CLASS_WEIGHTS, NOTHING, REAL, SYNTHETIC, TRANSFORMS, Usefulness
 from raygen.options import TransformsSpec
@@ -97,6 +97,29 @@ def image_usefulness(
         made = [transformed(real, rows.labels, seed) for rows, seed in zip(beside, seeds, strict=True)]
         predicted[TRANSFORMS] = np.stack([predict(real.plus(rows), seed) for rows, seed in zip(made, seeds, strict=True)])
     return usefulness.judge(tested.labels, predicted, classes, untried)
+
+
+def image_trial(features: Features, real: Rows, added: Rows | None, held: Images) -> Labels:
+    """What a support vector machine predicts of held-out images once it has learnt from real ones, and from others beside
+    them: a hundred times as fast as a network, and as good where there are a thousand images of digits.
+
+    Args:
+        features: what it sees of an image.
+
+    Returns:
+        The class of each held-out image, ``(n,)``.
+
+    Raises:
+        RaygenError: scikit-learn is not installed.
+    """
+    try:
+        from sklearn.svm import SVC
+    except ImportError:
+        raise usefulness.needs_extra("scikit-learn") from None
+    learned = (real if added is None else real.plus(added)).labelled()
+    if len(np.unique(learned.labels)) < 2:
+        return np.full(len(held), learned.labels[0] if len(learned.labels) else NOTHING)
+    return np.asarray(SVC(C=10.0).fit(features(learned.images), learned.labels).predict(features(held)))
 
 
 def transformed(real: Rows, labels: Labels, seed: int) -> Rows:

@@ -351,6 +351,8 @@ class AugmentSpec(Strict):
     Attributes:
         rows: how many new rows: as many of each value of ``balance``, else with the frequencies of the real data.
         balance: without ``rows``: as many of each value as bring it up to the largest class of the real data, or to ``to``.
+        allocate: spend ``rows`` only where held-out rows say that they help, instead of as many on each value of
+            ``balance``. ``evaluate`` decides it, value by value, from the rarest on, and may spend less.
         classes: how many of which value of the condition.
         start: the number of the first new row; a dataset with another ``start`` and the same seed can extend an earlier one.
         variants: how many of each real row, by the means of the family; other columns are carried along.
@@ -366,6 +368,7 @@ class AugmentSpec(Strict):
 
     rows: PositiveInt | None = None
     balance: str | None = None
+    allocate: Literal["auto"] | None = None
     to: PositiveInt | None = None
     classes: dict[str | int | bool | None, NonNegativeInt] | None = None
     start: Annotated[int, Field(ge=0, lt=2**53)] = 0
@@ -394,6 +397,10 @@ class AugmentSpec(Strict):
             raise ValueError("augment does not say what to make: give rows, balance, classes, variants or complete")
         if len(ways) > 1:
             raise ValueError(f"augment has both {ways[0]} and {ways[1]}, which say different things; leave one out")
+        if self.allocate is not None and (self.rows is None or self.balance is None):
+            raise ValueError("augment.allocate spends augment.rows on the values of augment.balance; it needs both")
+        if self.allocate is not None and self.where is not None:
+            raise ValueError("augment.where does not go with augment.allocate; leave one out")
         others = {"balance": self.balance is not None, "to": self.to is not None, "start": self.start > 0}
         others["format.partition_by"] = self.format.partition_by is not None
         others["where"] = self.where is not None
@@ -473,6 +480,11 @@ class Spec(Strict):
         return self.evaluate.target or self.generator.condition or (categories[0] if len(categories) == 1 else None)
 
     @property
+    def allocates(self) -> bool:
+        """Whether held-out rows decide how many rows of each class are written."""
+        return self.augment is not None and self.augment.allocate is not None
+
+    @property
     def is_table(self) -> bool:
         """Whether the dataset is a table, rather than images."""
         return not any(isinstance(field, ImageField) for field in self.dataset.fields.values())
@@ -527,6 +539,12 @@ class Spec(Strict):
             raise ValueError("evaluate.features is 'classifier', but dataset.schema has no category column to train one on")
         if self.augment is not None:
             _augment_fits(self.augment, self.generator, fields)
+            target = self.evaluate.target
+            if self.augment.allocate is not None and target not in (None, self.augment.balance):
+                raise ValueError(
+                    f"augment.allocate decides by how well {self.augment.balance!r} is told, and evaluate.target is "
+                    f"{target!r}: leave one out"
+                )
         asked = {f"gate: {rule.metric}": rule.metric for rule in self.gate}
         if self.train.watch is not None:
             asked["train.watch.metric"] = self.train.watch.metric
