@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+import raygen
 from raygen.datasets.codec import CELLS
 from raygen.datasets.statistics import Statistics
 from raygen.datasets.storage import Folder
@@ -204,3 +205,40 @@ def test_where_nothing_helps_nothing_is_written(
         write(**asked)
     assert error.value.exit_code == 3
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.usefixtures("ray")
+def test_the_whole_job_decides_once_and_writes_what_was_decided(tmp_path: Path) -> None:
+    pq.write_table(goods(4000, every=100), tmp_path / "goods.parquet")
+    spec = document_of(
+        str(tmp_path / "goods.parquet"),
+        storage=str(tmp_path / "store"),
+        dataset={
+            "path": str(tmp_path / "goods.parquet"),
+            "schema": {name: {"kind": kind} for name, kind in KINDS.items()},
+            "holdout": 0.5,
+        },
+        train={"epochs": 20, "batch_size": 128, "schedule": "cosine"},
+        gate=[],
+        evaluate={"seeds": 2},
+    )
+    raygen.run(spec)
+    root = tmp_path / "store" / "goods"
+    report = json.loads((root / "report" / "report.json").read_text())
+    decided = report["allocation"]
+    rows = {of["class"]: of["rows"] for of in decided["by_class"]}
+    assert 0 < rows["rare"] <= sum(rows.values()) <= 1000
+    labels = pq.read_table(root / "dataset" / "data")["sort"].to_pylist()
+    assert {sort: labels.count(sort) for sort in rows} == rows
+    useful = report["usefulness"]
+    assert useful["rows"]["added"] == sum(rows.values())
+    assert abs(useful["rows"]["held_out"] - decided["rows"]["held_out"]) <= 2
+    assert sum(useful["held"].values()) == useful["rows"]["held_out"]
+    assert decided["because"] in report["summary"]
+    files = {file: file.stat().st_mtime_ns for file in root.rglob("*") if file.is_file()}
+    raygen.run(spec)
+    assert {file: file.stat().st_mtime_ns for file in root.rglob("*") if file.is_file()} == files
+    for changed in ({"seed": 5}, {"output": str(tmp_path / "again")}):  # neither asks for another decision
+        raygen.augment({**spec, "augment": {**AUTO, "output": str(tmp_path / "other"), **changed}})
+    assert len([*(root / "allocations").iterdir()]) == 1
+    assert verify(Folder(tmp_path / "other")).problems == []
