@@ -209,14 +209,14 @@ def test_where_nothing_helps_nothing_is_written(
 
 @pytest.mark.usefixtures("ray")
 def test_the_whole_job_decides_once_and_writes_what_was_decided(tmp_path: Path) -> None:
-    pq.write_table(goods(4000, every=100), tmp_path / "goods.parquet")
+    pq.write_table(goods(6000, every=130), tmp_path / "goods.parquet")
     spec = document_of(
         str(tmp_path / "goods.parquet"),
         storage=str(tmp_path / "store"),
         dataset={
             "path": str(tmp_path / "goods.parquet"),
             "schema": {name: {"kind": kind} for name, kind in KINDS.items()},
-            "holdout": 0.5,
+            "holdout": 0.7,
         },
         train={"epochs": 20, "batch_size": 128, "schedule": "cosine"},
         gate=[],
