@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from raygen.datasets import samples, schema
 from raygen.datasets.codec import ROW as ROW
 from raygen.datasets.codec import Batch, Codec
+from raygen.datasets.hashes import Hashes, of_addresses
 from raygen.datasets.parquet import Fragment, read_footer, read_fragment, read_rows
 from raygen.datasets.statistics import Statistics
 from raygen.datasets.storage import Folder
@@ -132,14 +133,19 @@ def holdout_mask(name: str, rows: np.ndarray, share: float) -> np.ndarray:
         share: of the rows to hold out.
 
     Returns:
-        bool, ``(n,)``. The hash is SplitMix64's finalizer (Steele et al. 2014) over the name's digest plus the row.
+        bool, ``(n,)``.
     """
-    base = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")
-    x = np.asarray(rows, np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(base)
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    x = x ^ (x >> np.uint64(31))
-    return (x >> np.uint64(11)).astype(np.float64) * 2.0**-53 < share
+    return held_out(of_addresses(name, rows), share)
+
+
+def held_out(hashes: Hashes, share: float) -> np.ndarray:
+    """Which rows are, by the hashes of their addresses, whose eleven lowest bits decide nothing: bool, ``(n,)``."""
+    return np.asarray((hashes >> np.uint64(11)).astype(np.float64) * 2.0**-53 < share)
+
+
+def hashes(source: Source, fragment: Fragment) -> Hashes:
+    """Of the addresses of the rows of a row group."""
+    return _hashes(source.root, fragment)
 
 
 def fit(source: Source, spec: DatasetSpec) -> Codec:
@@ -231,7 +237,7 @@ class Reader:
         return pa.concat_tables([none, *found])
 
     def _encode(self, items: dict[str, Any]) -> Iterator[Batch]:
-        wanted = zip(_items(items), items["skip"], items["take"], items["seed"], strict=True)
+        wanted = zip(fragments(items), items["skip"], items["take"], items["seed"], strict=True)
         for piece in map(Piece._make, wanted):
             for table, rows in self._rows(piece):
                 where = partial(_place, piece.fragment, rows)
@@ -296,7 +302,7 @@ class _Summarize:
 
     def __call__(self, items: dict[str, Any]) -> dict[str, Any]:
         lines = []
-        for fragment in _items(items):
+        for fragment in fragments(items):
             found, group, start = Statistics(self.spec.fields), fragment.row_group, 0
             train = ~_mask(self.root, fragment, self.spec.holdout)
             names = list(found.columns)
@@ -318,15 +324,20 @@ def _pass(source: Source, work: Any) -> Iterator[Any]:
         yield from dataset.map_batches(work, batch_size=1).iter_rows()
 
 
-def _items(items: dict[str, Any]) -> Iterator[Fragment]:
+def fragments(items: dict[str, Any]) -> Iterator[Fragment]:
+    """Row groups as a task of Ray Data gets them, that were items of a dataset."""
     for values in zip(*(items[name] for name in Fragment._fields), strict=True):
         file, *numbers = values
         yield Fragment(str(file), *map(int, numbers))
 
 
 def _mask(root: str, fragment: Fragment, share: float) -> np.ndarray:
+    return held_out(_hashes(root, fragment), share)
+
+
+def _hashes(root: str, fragment: Fragment) -> Hashes:
     rows = np.arange(fragment.start, fragment.start + fragment.rows)
-    return holdout_mask(fragment.file.removeprefix(root).lstrip("/"), rows, share)
+    return of_addresses(fragment.file.removeprefix(root).lstrip("/"), rows)
 
 
 def _is_data(name: str) -> bool:

@@ -3,6 +3,7 @@ ones, and whether they give training rows away."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,13 +16,15 @@ from raygen.generators.generator import Generator, classes_of
 from raygen.jobs import batches, evaluate_usefulness, progress
 from raygen.jobs.figures import metric, missing, number
 from raygen.jobs.project import Project
+from raygen.jobs.tally import Tally, tally
 from raygen.metrics import discriminator, privacy, tables
 from raygen.metrics.encoding import Column, encode
 from raygen.metrics.usefulness import Usefulness, halves
 from raygen.metrics.usefulness_tables import table_trial, table_usefulness
 from raygen.spec import Spec
 
-MOST_ROWS = 50_000  # of training rows, of held-out rows and of synthetic rows, each: what is looked at, at most
+MOST_ROWS = 50_000  # of training rows, of held-out rows and of synthetic rows, each: what is looked at together, at most;
+# where there are more, all are counted too
 FEWEST = 4  # to compare
 BINS = 16  # of a column's histogram
 SHOWN = 10  # synthetic rows in the report
@@ -52,16 +55,22 @@ def compare(
         shown.update(2)
         half = min(len(held) // 2, len(synthetic))
         reference, ceiling, candidate = held[:half], held[half : 2 * half], synthetic[:half]
-        metrics, by_column = _fidelity(reference, ceiling, candidate, kinds, seed)
+        rows, counted = (whole, project.source.rows - whole), None
+        if strength is None and half >= FEWEST and max(rows) > MOST_ROWS:
+            told = partial(shown.update, 2)
+            counted = tally(project.source, holdout, project.trained().uri, rows, (training, held), kinds, seed, told)
+        metrics, by_column = _fidelity(reference, ceiling, candidate, kinds, seed, counted)
         shown.update(3)
-        metrics += _privacy(synthetic, training, held, kinds, seed)
+        metrics += _privacy(synthetic, training, held, kinds, seed, counted)
         shown.update(4)
     taught, usefulness = useful(project.spec, generator, training, held, whole, strength, seed, decided)
     metrics += taught
+    error = float(np.mean([column["error"] for column in by_column] or [0.0]))
     sizes = {"training": len(training), "held_out": len(held), "compared": half, "synthetic": len(synthetic)}
     return {
         "features": FEATURES,
         "rows": {**sizes, "of_training": whole},
+        "counted": None if counted is None else {**counted.document, "error": error},
         "metrics": metrics,
         "usefulness": usefulness,
         "by_column": by_column,
@@ -90,7 +99,7 @@ def _made(generator: Generator, training: pa.Table, rows: range, seed: int, stre
 
 
 def _fidelity(
-    reference: pa.Table, ceiling: pa.Table, candidate: pa.Table, kinds: Mapping[str, str], seed: int
+    reference: pa.Table, ceiling: pa.Table, candidate: pa.Table, kinds: Mapping[str, str], seed: int, counted: Tally | None
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """How close rows come to the reference, beside other real rows; and the shapes of columns."""
     names, n = ("quality", "column_shapes", "pair_trends"), len(reference)
@@ -98,14 +107,17 @@ def _fidelity(
         because = f"{2 * n} rows are held out, too few to compare with"
         return [missing(name, because) for name in (*names, "discriminator_auc")], []
     try:
-        found, best = (tables.quality(reference, rows, kinds) for rows in (candidate, ceiling))
-        intervals = tables.quality_intervals(reference, candidate, kinds, seed)
+        if counted is not None:
+            found, best, intervals, errors, compared = counted.scores()
+        else:
+            found, best = (tables.quality(reference, rows, kinds) for rows in (candidate, ceiling))
+            intervals, errors, compared = tables.quality_intervals(reference, candidate, kinds, seed), {}, n
     except RaygenError as error:
         return [missing(name, error.what) for name in (*names, "discriminator_auc")], []
     metrics = [
         missing(name, "no two columns are related in the real rows")
         if np.isnan(value)
-        else metric(name, value, number(real), interval, FEATURES, n)
+        else metric(name, value, number(real), interval, FEATURES, compared)
         for name, value, real, interval in zip(names, found[:3], best[:3], intervals, strict=True)
     ]
     told, real = (discriminator.discriminator_auc(reference, rows, kinds, seed) for rows in (candidate, ceiling))
@@ -117,6 +129,7 @@ def _fidelity(
             "kind": kinds[name],
             "shape": value,
             "ceiling": best.by_column.get(name),
+            "error": errors.get(name, 0.0),
             "histogram": _histogram(columns[name], reference[name], candidate[name]),
         }
         for name, value in found.by_column.items()
@@ -145,17 +158,21 @@ def _histogram(column: Column, real: pa.ChunkedArray, synthetic: pa.ChunkedArray
 
 
 def _privacy(
-    synthetic: pa.Table, training: pa.Table, held: pa.Table, kinds: Mapping[str, str], seed: int
+    synthetic: pa.Table, training: pa.Table, held: pa.Table, kinds: Mapping[str, str], seed: int, counted: Tally | None
 ) -> list[dict[str, Any]]:
     """Whether synthetic rows are nearer to training rows than held-out rows are."""
     if not len(held):
         because = "no rows are held out"
         return [missing(name, because) for name in ("identical_share", "membership_auc", "closer_share")]
-    copies, by_chance = (privacy.identical_share(rows, training, kinds) for rows in (synthetic, held))
+    if counted is not None:
+        copies, by_chance, made = counted.copies, counted.by_chance, counted.made
+    else:
+        copies, by_chance = (privacy.identical_share(rows, training, kinds) for rows in (synthetic, held))
+        made = len(synthetic)
     member = privacy.membership_auc(synthetic, training, held, kinds, seed)
     closer = privacy.closer_share(synthetic, training, held, kinds, seed)
     return [
-        metric("identical_share", copies.value, by_chance.value, copies.interval, "rows", len(synthetic)),
+        metric("identical_share", copies.value, by_chance.value, copies.interval, "rows", made),
         # Real rows that the generator never saw would have 0.5.
         metric("membership_auc", member.value, 0.5, member.interval, "distances", len(synthetic)),
         metric("closer_share", closer.value, 0.5, closer.interval, "distances", len(synthetic)),

@@ -69,7 +69,7 @@ def encode(tables: Mapping[str, pa.Table], kinds: Kinds, least: int = 1) -> dict
             codes, distinct = distinct_codes(columns)
             encoded[name] = Column(kind, codes, distinct, np.empty(0))
         else:
-            numbers = np.concatenate([_floats(column) for column in columns])
+            numbers = np.concatenate([floats(column) for column in columns])
             known = ~np.isnan(numbers)
             values, ranks = np.unique(numbers[known], return_inverse=True)
             joint = np.full(len(numbers), -1, np.int64)
@@ -99,22 +99,22 @@ def row_codes(tables: Mapping[str, pa.Table], kinds: Kinds) -> tuple[Ints, ...]:
 
 def distinct_codes(columns: Sequence[pa.ChunkedArray]) -> tuple[tuple[Ints, ...], int]:
     """Codes of the values of columns of one type, int64 ``(rows,)`` each, -1 for null, and how many values there are."""
-    chunks = [chunk for column in columns for chunk in _decoded(column).chunks]
+    chunks = [chunk for column in columns for chunk in decoded(column).chunks]
     encoded = pa.chunked_array(chunks).dictionary_encode()  # every chunk with the dictionary of all
     codes = [chunk.indices.fill_null(-1).to_numpy(zero_copy_only=False) for chunk in encoded.chunks]
     return _split(np.concatenate(codes).astype(np.int64), columns), len(encoded.chunk(0).dictionary)
 
 
-def _floats(column: pa.ChunkedArray) -> Floats:
+def floats(column: pa.ChunkedArray) -> Floats:
     """float64 ``(rows,)``, NaN for null."""
-    column = _decoded(column)
+    column = decoded(column)
     if at.is_temporal(column.type):
         column = column.cast(pa.int32() if column.type.bit_width == 32 else pa.int64())
     numbers = pc.cast(column, pa.float64(), safe=False).to_numpy()
     return np.asarray(numbers, dtype=np.float64)
 
 
-def _decoded(column: pa.ChunkedArray) -> pa.ChunkedArray:
+def decoded(column: pa.ChunkedArray) -> pa.ChunkedArray:
     """As a type that Arrow can count the values of."""
     column = column.cast(column.type.value_type) if at.is_dictionary(column.type) else column
     if at.is_decimal(column.type) and column.type.bit_width < 128:
