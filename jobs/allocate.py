@@ -24,6 +24,7 @@ from raygen.errors import GateError, RaygenError
 from raygen.generators.generator import Generator
 from raygen.jobs import allocation, evaluate_images, evaluate_tables, progress
 from raygen.jobs.allocation import Counts, Decision
+from raygen.jobs.evaluate_usefulness import Trial
 from raygen.jobs.figures import number
 from raygen.jobs.plan import proportional
 from raygen.jobs.project import Project, read_json
@@ -72,51 +73,59 @@ def decide(project: Project, generator: Generator) -> dict[str, Any]:
     """
     if (known := decided(project, generator)) is not None:
         return known
-    target, budget = str(project.augment.balance), int(project.augment.rows or 0)
-    category = generator.codec.categories[target]
-    values = [str(value) for value in category.values]
+    asked, spec = project.augment, project.spec
     kind = evaluate_tables if generator.codec.is_table else evaluate_images
-    trial = kind.deciding(project, generator, target)
+    trial = kind.deciding(project, generator, str(asked.balance))
+    document = settle(trial, int(asked.rows or 0), range(spec.train.seed, spec.train.seed + spec.evaluate.seeds))
+    text = json.dumps(document, indent=1, ensure_ascii=False)
+    (project.folder / "allocations").create(_name(project, generator), text.encode())
+    return decided(project, generator) or document
+
+
+def settle(trial: Trial, budget: int, seeds: range) -> dict[str, Any]:
+    """Decide by a trial how many rows each value of its target gets.
+
+    Raises:
+        DataError: there is too little to decide by.
+        RaygenError: scikit-learn or scipy is not installed.
+    """
+    category = trial.generator.codec.categories[trial.target]
+    values = [str(value) for value in category.values]
     learned, tested = (places[places >= 0] for places in trial.places)
     usefulness.check_ready(tested)
     real = np.bincount(learned, minlength=len(values)).tolist()
-    tried = max(1, min(trial.most, round(budget * len(trial.labels[0]) / trial.whole)))
-    seeds = range(project.spec.train.seed, project.spec.train.seed + project.spec.evaluate.seeds)
-    pool = _Pool(generator)
-    total = allocation.trials(real)
+    tried = max(1, min(trial.most, round(budget * len(trial.places[0]) / trial.whole)))
+    pool, total = _Pool(trial.generator), allocation.trials(real)
     with progress.bar("allocate", total, "trials") as shown:
 
         @functools.cache
-        def predicted(rows: Counts) -> Labels:
+        def told(rows: Counts) -> Labels:
             if not any(rows):
                 return np.tile(trial.told(None), (len(seeds), 1))
             found = np.stack([trial.told(pool(rows, seed)) for seed in seeds])
-            shown.update(min(total, shown.done + 1))
+            shown.update(shown.done + 1)
             return found
 
         def measure(over: Counts, candidates: Sequence[Counts]) -> list[Estimate]:
-            return usefulness.lifts(tested, predicted(over), [predicted(rows) for rows in candidates], values)
+            return usefulness.lifts(tested, told(over), [told(rows) for rows in candidates], values)
 
         decisions = allocation.allocate(real, tried, measure)
         shown.update(total)
     spent = [decision.rows for decision in decisions]
-    whole = proportional(round(budget * sum(spent) / tried), spent) if any(spent) else (0,) * len(spent)
-    document = {
-        "target": target,
+    counts = proportional(round(budget * sum(spent) / tried), spent) if any(spent) else (0,) * len(spent)
+    return {
+        "target": trial.target,
         "budget": budget,
-        "because": _because(target, budget, whole, len(tested)),
+        "because": _because(trial.target, budget, counts, len(tested)),
         "by_class": [
             _by_class(value, n, rows, budget, decision)
-            for value, n, rows, decision in zip(values, category.counts, whole, decisions, strict=True)
+            for value, n, rows, decision in zip(values, category.counts, counts, decisions, strict=True)
             if n
         ],
         "rows": {"real": len(learned), "added": tried, "held_out": len(tested)},
         "seeds": len(seeds),
-        "counts": list(whole),
+        "counts": list(counts),
     }
-    folder, name = project.folder / "allocations", _name(project, generator)
-    folder.create(name, json.dumps(document, indent=1, ensure_ascii=False).encode())
-    return decided(project, generator) or document
 
 
 def _name(project: Project, generator: Generator) -> str:

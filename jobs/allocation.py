@@ -115,5 +115,5 @@ def _told(lift: Estimate | None, spent: bool) -> str:
     if lift is None:
         return "has as many rows as it would be brought up to"
     if spent:
-        return "helps"
+        return "helps" if lift.interval.low > 0 else "seems to help"
     return "hurts" if lift.interval.high < 0 else "makes no difference that could be seen"

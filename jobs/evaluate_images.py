@@ -294,12 +294,9 @@ class Trial:
 
     @property
     def places(self) -> tuple[np.ndarray, np.ndarray]:
-        """The labels as places among the values of the codec, which they are."""
         return self.labels
 
     def told(self, added: Batch | None) -> np.ndarray:
-        """The labels of the held-out rows that have one, as a support vector machine tells them that has learnt from the
-        real rows and others."""
         rows = None if added is None else _taught(_rows(added, self.generator.codec, self.target))
         tested = _taught(self.held).labelled().images
         return usefulness_images.image_trial(Pixels.fit(self.real.images), _taught(self.real), rows, tested)

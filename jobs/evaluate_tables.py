@@ -48,7 +48,7 @@ def compare(
         What the report says of them: ``metrics``, ``usefulness``, ``by_column``, ``by_pair``, ``features``, ``rows``, and
         some rows.
     """
-    codec, seed, holdout = generator.codec, project.spec.train.seed, project.spec.dataset.holdout
+    codec, seed = generator.codec, project.spec.train.seed
     kinds = {name: codec.fields[name].kind for name in codec.cells}
     with progress.bar("evaluate", 4, "steps") as shown:
         training, held, whole = _read(project, generator)
@@ -283,15 +283,12 @@ class Trial:
 
     @property
     def places(self) -> tuple[np.ndarray, np.ndarray]:
-        """The labels as places among the values of the codec."""
         category = self.generator.codec.categories[self.target]
         sides = [table[self.target].combine_chunks() for table in (self.real, self.held)]
         learned, tested = (np.where(side.is_valid(), columns.encode(side, category), -1) for side in sides)
         return learned, tested
 
     def told(self, added: Batch | None) -> np.ndarray:
-        """The places of the held-out rows that have a label, as quick trees tell them that have learnt from the real rows
-        and others."""
         rows = None if added is None else self.generator.codec.decode(added)
         values = [str(value) for value in self.generator.codec.categories[self.target].values]
         return table_trial(self.real, rows, self.held, self.kinds, self.target, values)

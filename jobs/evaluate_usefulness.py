@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from raygen.datasets.codec import Codec
+from raygen.datasets.codec import Batch, Codec
 from raygen.errors import DataError, RaygenError
 from raygen.generators.generator import Generator
 from raygen.jobs import progress
@@ -50,6 +50,14 @@ class Trial(Protocol):
     def varies(self) -> bool: ...
     @property
     def decided(self) -> Sequence[int] | None: ...
+
+    @property
+    def places(self) -> tuple[np.ndarray, np.ndarray]:
+        """The labels as places among the values of the codec; less than 0 for none."""
+
+    def told(self, added: Batch | None) -> np.ndarray:
+        """Of the held-out rows that have a label, the places that a quick model tells which has learnt from the real rows,
+        and from those beside them: what the generator makes before it is decoded."""
 
     def make(self, rows: range, seed: int, classes: np.ndarray | None, asked: bool) -> Any:
         """So many rows, of classes of the generator's condition; and as ``augment.where`` has it, if that is asked."""

@@ -11,13 +11,15 @@ from raygen.spec import LEAST, MOST, OF_USE, GateRule, Spec
 
 
 def require(spec: Spec) -> None:
-    """Fail now, rather than after the training, where a rule is about what cannot be computed here.
+    """Fail now, rather than after the training, where a rule, or ``allocate``, is about what cannot be computed here.
 
     Raises:
         RaygenError: a package is not installed.
     """
-    needed = ("scipy", "sklearn", "imblearn") if spec.is_table else ("scipy",)
-    if any(rule.metric in OF_USE for rule in spec.gate):
+    needed: tuple[str, ...] = ("scipy", "sklearn", "imblearn") if spec.is_table else ("scipy",)
+    if spec.allocates and not spec.is_table:
+        needed += ("sklearn",)
+    if spec.allocates or any(rule.metric in OF_USE for rule in spec.gate):
         for package in needed:
             if find_spec(package) is None:
                 raise needs_extra(package)

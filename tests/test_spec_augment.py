@@ -34,6 +34,7 @@ def augmented(asked: dict[str, Any], **generator: Any) -> Spec:
         {"rows": 5},
         {"rows": 5, "balance": "label", "start": 9, "include_real": True},
         {"rows": 5, "format": {"partition_by": "label", "images": "tensor", "compression": "none"}},
+        {"rows": 5, "balance": "label", "allocate": "auto", "start": 9, "include_real": True},
         {"balance": "label"},
         {"balance": "label", "to": 9, "start": 2**53 - 1, "format": {"partition_by": "label"}},
         {"classes": {"a": 3}, "start": 5},
@@ -64,6 +65,15 @@ def test_what_can_be_asked_for(asked: dict[str, Any]) -> None:
         ({"variants": 1, "format": {"partition_by": "label"}}, "augment.format.partition_by does not go with augment.var"),
         ({"classes": {"a": 1}, "balance": "label"}, "augment.balance does not go with augment.classes"),
         ({"classes": {"a": 1}, "to": 5}, "augment.to does not go with augment.classes"),
+        ({"rows": 5, "allocate": "auto"}, "augment.allocate spends augment.rows on the values of augment.balance; it needs"),
+        ({"balance": "label", "allocate": "auto"}, "augment.allocate spends augment.rows"),
+        ({"classes": {"a": 1}, "allocate": "auto"}, "augment.allocate spends augment.rows"),
+        ({"variants": 1, "allocate": "auto"}, "augment.allocate spends augment.rows"),
+        ({"rows": 5, "balance": "label", "allocate": "even"}, "unknown allocate 'even' at augment.allocate"),
+        (
+            {"rows": 5, "balance": "label", "allocate": "auto", "where": {"label": "a"}},
+            "augment.where does not go with augment.allocate",
+        ),
         ({"rows": 5, "to": 5}, "augment.to is what augment.balance brings every class up to; it needs balance"),
         ({"rows": 5, "balance": "label", "to": 5}, "augment.to is what augment.balance brings every class up to"),
         ({"to": 5}, "augment does not say what to make"),
@@ -201,3 +211,17 @@ def test_any_classes_read_back(file: Path, classes: dict[Any, int]) -> None:
     spec = augmented({"classes": classes})
     file.write_text(spec.to_yaml(), encoding="utf-8")
     assert load_spec(file) == spec
+
+
+def test_a_decision_is_about_what_is_judged() -> None:
+    asked = {"rows": 5, "balance": "label", "allocate": "auto"}
+    schema = {"image": IMAGE, "label": {"kind": "category"}, "other": {"kind": "category"}}
+    document = {
+        **DOCUMENT,
+        "dataset": {"path": "sample:digits", "schema": schema},
+        "generator": {"family": "vae", "condition": "label"},
+        "augment": asked,
+    }
+    assert load_spec({**document, "evaluate": {"target": "label"}}).allocates
+    with pytest.raises(SpecError, match=r"decides by how well 'label' is told, and evaluate\.target is 'other'"):
+        load_spec({**document, "evaluate": {"target": "other"}})

@@ -56,7 +56,7 @@ def test_what_is_left_goes_to_what_was_helped_if_that_helps_more() -> None:
     decisions = allocate([100, 100, 100], 300, measured(lambda rows: 0.001 * rows[0] - 0.1 * (rows[1] + rows[2] > 0)))
     assert [decision.rows for decision in decisions] == [300, 0, 0]
     assert decisions[0].because == "helps, and so do 200 rows more"
-    assert spent([100, 100, 100], 300, lambda rows: 0.1 * (rows[0] > 0) - 0.1 * (rows[1] + rows[2] > 0)) == [25, 0, 0]
+    assert spent([100, 100, 100], 300, lambda rows: 0.1 * (rows[0] > 0) - 0.1 * (rows[1] + rows[2] > 0)) == [6, 0, 0]
 
 
 def test_classes_that_are_helped_only_alone_do_not_all_get_rows() -> None:

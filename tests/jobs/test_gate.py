@@ -116,3 +116,5 @@ def test_what_the_rules_need_is_asked_for_before_the_training(monkeypatch: pytes
     with pytest.raises(RaygenError, match=r"needs sklearn, which is not installed\n  pip install 'raygen\[quality\]'"):
         gate.require(spec)
     gate.require(load_spec(spec, ["gate=[]"]))
+    with pytest.raises(RaygenError, match="needs sklearn"):
+        gate.require(load_spec(spec, ["gate=[]", "augment={rows: 5, balance: sex, allocate: auto}"]))

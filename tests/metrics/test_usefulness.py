@@ -8,7 +8,7 @@ import pytest
 from sklearn.metrics import f1_score
 
 from raygen.errors import DataError, RaygenError
-from raygen.metrics.usefulness import AUGMENTED, NOTHING, REAL, SYNTHETIC, judge
+from raygen.metrics.usefulness import AUGMENTED, NOTHING, REAL, SYNTHETIC, halves, judge, lifts
 
 GENERATOR = np.random.default_rng(0)
 TRUTH = GENERATOR.choice(3, p=[0.6, 0.3, 0.1], size=900)
@@ -131,3 +131,23 @@ def test_without_scipy_it_is_told_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "scipy.stats", None)
     with pytest.raises(RaygenError, match=r"usefulness needs scipy.*\n.*raygen\[quality\]"):
         judge(TRUTH, {REAL: GOOD, AUGMENTED: GOOD}, list("abc"))
+
+
+def test_lifts_are_those_over_the_first():
+    base, others = predictions(0.6), [predictions(0.7), predictions(0.5)]
+    found = lifts(TRUTH, base, others, list("abc"))
+    for lift, other in zip(found, others, strict=True):
+        assert lift == judge(TRUTH, {REAL: base, AUGMENTED: other}, list("abc")).scores[AUGMENTED].macro.lift
+    assert found[0].value > 0 > found[1].value
+
+
+def test_halves_share_no_row_and_have_half_of_each_class():
+    labels = ["rare" if n % 50 == 0 else None if n % 7 == 0 else "common" for n in range(400)]
+    one, other = halves(labels, seed=3)
+    assert sorted([*one, *other]) == [*range(400)]
+    for label in ("rare", None, "common"):
+        counts = [sum(labels[row] == label for row in half) for half in (one, other)]
+        assert abs(counts[0] - counts[1]) <= 1
+    assert (halves(labels, seed=3)[0] == one).all()
+    assert (halves(labels, seed=4)[0] != one).any()
+    assert [len(half) for half in halves([], seed=0)] == [0, 0]
