@@ -60,7 +60,8 @@ def compare(
         rows, counted = (whole, project.source.rows - whole), None
         if strength is None and half >= FEWEST and max(rows) > MOST_ROWS:
             told = partial(shown.update, 2)
-            counted = tally(project.source, holdout, project.trained().uri, rows, (training, held), kinds, seed, told)
+            holdout, uri = project.spec.dataset.holdout, project.trained().uri
+            counted = tally(project.source, holdout, uri, rows, (training, held), kinds, seed, told)
         metrics, by_column, by_pair = _fidelity(reference, ceiling, candidate, kinds, seed, counted)
         shown.update(3)
         metrics += _privacy(synthetic, training, held, kinds, seed, counted)

@@ -144,7 +144,7 @@ def test_the_report_is_of_a_table(spec: dict[str, Any]) -> None:
     page = (root(spec) / "report" / "report.html").read_text()
     assert "data:image/png" not in page
     assert "pair trends" in page
-    assert page.count("<figure data-name") == 5 + 3  # columns, curves
+    assert page.count("<figure data-name") == 5 + 2 + 3  # columns, usefulness, curves
     assert re.search(r"<text[^>]*>(19|20)\d\d-\d\d-\d\d<", page)  # when people joined, not the number of a day
     history = [
         json.loads(line) for file in root(spec).glob("train/*/metrics.jsonl") for line in file.read_text().splitlines()
