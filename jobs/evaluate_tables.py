@@ -48,7 +48,7 @@ def compare(
         What the report says of them: ``metrics``, ``usefulness``, ``by_column``, ``by_pair``, ``features``, ``rows``, and
         some rows.
     """
-    codec, seed = generator.codec, project.spec.train.seed
+    codec, seed, share = generator.codec, project.spec.train.seed, project.spec.dataset.holdout
     kinds = {name: codec.fields[name].kind for name in codec.cells}
     with progress.bar("evaluate", 4, "steps") as shown:
         training, held, whole = _read(project, generator)
@@ -60,7 +60,7 @@ def compare(
         rows, counted = (whole, project.source.rows - whole), None
         if strength is None and half >= FEWEST and max(rows) > MOST_ROWS:
             told = partial(shown.update, 2)
-            counted = tally(project.source, holdout, project.trained().uri, rows, (training, held), kinds, seed, told)
+            counted = tally(project.source, share, project.trained().uri, rows, (training, held), kinds, seed, told)
         metrics, by_column, by_pair = _fidelity(reference, ceiling, candidate, kinds, seed, counted)
         shown.update(3)
         metrics += _privacy(synthetic, training, held, kinds, seed, counted)
