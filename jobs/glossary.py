@@ -40,6 +40,8 @@ SPELT = {
 SPELT |= {"membership_auc": "membership AUC", "negative_log_likelihood": "negative log-likelihood"}
 OF_FEATURES = {"columns": "of columns", "rows": "of whole rows", "distances": "by distances between rows"}
 OF_FEATURES |= {name: f"on {name}" for name in ("pixels", "thumbnails", "inception", "images")}
+OF_INCEPTION = {"frechet_distance": "FID", "kernel_distance": "KID"}
+"""What papers call them."""
 NOT_ON_FEATURES = {"label_agreement", "classifier_score", "discriminator_auc", *GROUPS["usefulness"]}
 """They are of a classifier's predictions."""
 EVEN = {"membership_auc": 0.5, "closer_share": 0.5, "lift": 0.0}
@@ -64,7 +66,8 @@ def features(metric: Mapping[str, Any]) -> str:
     name = metric.get("features")
     if not name or name == "likelihood" or metric["name"] in NOT_ON_FEATURES:
         return ""
-    return OF_FEATURES.get(name, f"on {name} features")
+    published = f" ({OF_INCEPTION[metric['name']]})" if name == "inception" and metric["name"] in OF_INCEPTION else ""
+    return OF_FEATURES.get(name, f"on {name} features") + published
 
 
 def group(metrics: Sequence[Mapping[str, Any]], name: str) -> list[Mapping[str, Any]]:

@@ -12,7 +12,7 @@ from torch import nn
 
 import raygen
 from raygen.errors import SpecError
-from raygen.jobs import evaluate, evaluate_images, report
+from raygen.jobs import evaluate, evaluate_images, glossary, report
 from raygen.jobs.evaluate_images import Rows
 from raygen.jobs.project import Project
 from raygen.metrics.features import Classifier, Pixels
@@ -51,7 +51,7 @@ def test_every_metric_is_named_after_its_features(
     found = evaluate.evaluate(project)
     on = {metric["name"]: metric.get("features") for metric in found["metrics"]}
     assert found["features"] == "mine.pt"
-    for name in ("frechet_distance", "precision", "recall", "density", "coverage"):
+    for name in ("frechet_distance", "kernel_distance", "precision", "recall", "density", "coverage"):
         assert on[name] == "mine.pt"
     assert on["label_agreement"] == on["classifier_score"] == "classifier"
     assert [row["class"] for row in found["by_class"]] == ["0", "1", "2", "3"]
@@ -80,14 +80,14 @@ def test_features_that_are_not_finite_give_no_figure(
     monkeypatch.setattr(evaluate_images.Generator, "tensors", marked)
     project.report.write("neighbours.png", b"of an earlier report")
     found = {metric["name"]: metric for metric in evaluate.evaluate(project)["metrics"]}
-    for name in ("frechet_distance", "precision", "recall", "density", "coverage"):
+    for name in ("frechet_distance", "kernel_distance", "precision", "recall", "density", "coverage"):
         assert found[name]["value"] is None
         assert "images are not finite, first of image 0" in found[name]["because"]
     assert found["label_agreement"]["value"] is not None
     assert found["classifier_score"]["value"] is not None
     assert not project.report.exists("neighbours.png")
     report.write(project)
-    assert b"not computed: strict.pt: features of" in project.report.read(report.PAGE)
+    assert b"images are not finite, first of image 0" in project.report.read(report.PAGE)
 
 
 def test_a_run_finds_out_before_it_trains(ray: None, small: Spec, tmp_path: Path) -> None:
@@ -99,6 +99,13 @@ def test_a_run_finds_out_before_it_trains(ray: None, small: Spec, tmp_path: Path
         with pytest.raises(SpecError, match=what):
             raygen.run({**small, "evaluate": {"features": str(features)}})
     assert not (Path(small["storage"]) / "small" / "train").exists()
+
+
+def test_on_inception_distances_have_the_names_that_they_are_published_by() -> None:
+    names = ("frechet_distance", "kernel_distance", "precision")
+    shown = [glossary.features({"name": name, "features": "inception"}) for name in names]
+    assert shown == ["on inception (FID)", "on inception (KID)", "on inception"]
+    assert "FID" not in glossary.features({"name": "frechet_distance", "features": "mine.pt"})
 
 
 def test_which_features_are_taken() -> None:
