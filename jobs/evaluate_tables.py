@@ -48,7 +48,7 @@ def compare(
         What the report says of them: ``metrics``, ``usefulness``, ``by_column``, ``by_pair``, ``features``, ``rows``, and
         some rows.
     """
-    codec, seed, share = generator.codec, project.spec.train.seed, project.spec.dataset.holdout
+    codec, seed = generator.codec, project.spec.train.seed
     kinds = {name: codec.fields[name].kind for name in codec.cells}
     with progress.bar("evaluate", 4, "steps") as shown:
         training, held, whole = _read(project, generator)
