@@ -110,8 +110,8 @@ def _summary(report: Mapping[str, Any]) -> list[str]:
     """What is to be known of a report, the most important first."""
     metrics = {metric["name"]: metric for metric in report["metrics"] if metric["value"] is not None}
     useful = report["usefulness"]
-    failed = "; ".join(rule["because"] for rule in report["gate"] if not rule["passed"])
-    verdict = {"passed": "passed its gate", "failed": f"failed its gate ({failed})", "no gate": "no gate was set"}
+    failed = ", ".join(dict.fromkeys(rule["metric"] for rule in report["gate"] if not rule["passed"]))
+    verdict = {"passed": "passed its gate", "failed": f"failed its gate: {failed}", "no gate": "no gate was set"}
     lines = [verdict[report["verdict"]]]
     if (allocation := report["allocation"]) is not None:
         lines.append(allocation["because"])
