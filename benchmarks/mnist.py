@@ -1,8 +1,8 @@
 """What generators reach on the full MNIST, on the CPU: trained on 60,000 digits, measured on the 10,000 of the test set.
 
-- *gan*: a conditional GAN with R1 on every sixteenth batch and an average of its weights; *off*: one with no technique switched
-  on (no R1, no augmentation, no average of the weights); *dcgan*: that with the learning rates of DCGAN (Radford et al.
-  2015, arXiv 1511.06434);
+- *gan*: a conditional GAN with R1 on every sixteenth batch and an average of its weights; *off*: one with no technique
+  switched on (no R1, no augmentation, no average of the weights); *dcgan*: that with the learning rates of DCGAN (Radford
+  et al. 2015, arXiv 1511.06434);
 - *vae*: a conditional VAE; *autoencoder*: a conditional autoencoder with a mixture of Gaussians for each class;
 - *binary*: a VAE without condition on digits binarized once, each pixel black or white as likely as it is grey
   (Salakhutdinov and Murray 2008), scored by the importance-weighted bound of 500 samples.
