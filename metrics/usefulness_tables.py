@@ -14,6 +14,7 @@ from raygen.metrics.usefulness import AUGMENTED, CLASS_WEIGHTS, NOTHING, REAL, S
 
 MOST_VALUES = 255  # of a category that scikit-learn's trees tell apart; the rarer ones share the last
 NEIGHBOURS = 5  # that SMOTE makes rows between
+MOST_CELLS = 2**26  # half a GiB: SMOTE has a cell for each row and value of a category, and some copies of that
 QUICK = {"max_iter": 30, "learning_rate": 0.3}  # where many are trained: about as good as 100 trees that learn 0.1 each
 
 
@@ -100,6 +101,8 @@ def table_usefulness(
     wanted = [_wanted(learned.labels, rows.labels) for rows in beside]
     if categories.all():
         untried[SMOTE] = "it makes rows between numbers, and there are none"
+    elif len(learned.labels) * _values(learned.features, categories) > MOST_CELLS:
+        untried[SMOTE] = "the categories have too many values for it"
     elif not all(wanted):
         untried[SMOTE] = "no class that rows were added of has 2 real rows"
     else:
@@ -198,6 +201,13 @@ def _predict(
     with threadpool_limits(1, "openmp"):
         trees.fit(np.where(empty, 0, rows.features), rows.labels)
         return np.asarray(trees.predict(np.where(empty, 0, features)), dtype=np.int64)
+
+
+def _values(features: Floats, categories: npt.NDArray[np.bool_]) -> int:
+    """How many columns there are once each value of a category has one."""
+    return sum(
+        len(np.unique(column)) if is_category else 1 for column, is_category in zip(features.T, categories, strict=True)
+    )
 
 
 def _wanted(real: Ints, added: Ints) -> dict[int, int]:

@@ -137,6 +137,12 @@ def test_smote_makes_rows_between_rows_of_a_class_as_many_as_are_wanted():
     assert set(np.unique(values[~np.isnan(values)])) <= {0, 1}
 
 
+def test_smote_is_untried_where_it_would_take_too_much_memory(monkeypatch):
+    monkeypatch.setattr(usefulness_tables, "MOST_CELLS", 100)
+    useful = found([rows(400, 2)] * 2, [rows(400, 3)] * 2)
+    assert useful.untried == {SMOTE: "the categories have too many values for it"}
+
+
 def test_smote_is_untried_where_no_class_has_two_rows():
     training = pa.concat_tables([TRAINING.filter(pa.compute.equal(TRAINING["label"], "no")), rows(50, 0).slice(0, 0)])
     one = TRAINING.take([TRAINING["label"].to_pylist().index("yes")])
