@@ -58,13 +58,16 @@ def _judge(rule: GateRule, way: str, metric: Mapping[str, Any]) -> dict[str, Any
     low, high = interval or (None, None)
     compared = {"at_least": low, "at_most": high}.get(way, value)
     asked, unit = rule.bounds[way], 1.0 if rule.of is None else ceiling
-    bound = None if unit is None else asked * unit + (rule.plus or 0.0)
+    # It stays nan where the ceiling is nan, which comes first.
+    bound = None if unit is None else asked * max(unit, 0.0) + (rule.plus or 0.0)
     figures = {"value": value, "ceiling": ceiling, "bound": bound, "compared": compared}
     passed = False
     if value is None:
         because = f"was not computed: {metric['because']}"
     elif bound is None:
         because = f"is {value:.4g} and has no ceiling, of which gate asks {asked:.4g}"
+    elif unit is not None and unit <= 0 and way in LEAST:
+        because = f"is {value:.4g}, and real rows have no more than {unit:.4g}, of which nothing can be asked"
     elif compared is None:
         because = f"is {value:.4g} and has no interval, whose worse end gate asks for"
     elif not all(map(isfinite, (value, compared, bound))):

@@ -124,14 +124,17 @@ class Registry:
         return found[0]
 
     def evaluation(self, digest: str) -> dict[str, Any] | None:
-        """The last report on a generator: the project's, where it is about this one, else what was kept of it."""
-        report = read_json(self.folder / "report", REPORT)
-        if report is not None and report.get("generator") == digest:
-            return report
-        return read_json(self._evaluations, f"{digest}.json")
+        """The last report on a generator: the project's, where it is about this one, else what was kept of it. One under a
+        gate holds until there is another one under a gate: looking without one takes nothing back."""
+        report, kept = read_json(self.folder / "report", REPORT), read_json(self._evaluations, f"{digest}.json")
+        if report is None or report.get("generator") != digest or (kept is not None and kept["gate"] and not report["gate"]):
+            return kept
+        return report
 
     def keep(self, evaluation: Mapping[str, Any]) -> None:
-        """Keep a report, since the project's own will be about another generator some day."""
+        """Keep a report, since the project's own will be about another generator some day; as ``evaluation`` has it."""
+        if not evaluation["gate"] and (kept := self.evaluation(evaluation["generator"])) is not None and kept["gate"]:
+            return
         write_json(self._evaluations, f"{evaluation['generator']}.json", evaluation)
 
     def show(self, digest: str = CURRENT) -> dict[str, Any]:

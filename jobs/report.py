@@ -105,6 +105,7 @@ def write(project: Project) -> Folder:
         manifest=manifest,
         output=project.output.folder.uri if manifest else None,
         spec=project.spec.to_yaml(),
+        watched=project.spec.train.watch is not None,
         run=project.run.uri,
         lineage=_lineage(project, report),
         mark=_mark(project),

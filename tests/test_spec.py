@@ -85,11 +85,24 @@ def without(text: str, line: str) -> str:
     return text.replace(line, "", 1)
 
 
+def test_a_spec_without_a_gate_has_one_however_it_is_made() -> None:
+    document = {name: value for name, value in yaml.safe_load(DOCUMENTED).items() if name != "gate"}
+    read = load_spec(document)
+    assert {rule.metric for rule in read.gate} >= {"precision", "label_agreement", "membership_auc", "synthetic_f1"}
+    assert Spec(**document) == Spec.model_validate(document) == read
+    assert load_spec(Spec(**document)) == read
+    assert load_spec({**document, "gate": []}).gate == Spec(**document, gate=[]).gate == []
+
+
 @pytest.mark.parametrize("file", ["README.md", "examples/digits.yaml"])
 def test_what_the_documents_show_is_a_spec(file: str, tmp_path: Path) -> None:
     text = (Path(__file__).parents[1] / file).read_text(encoding="utf-8")
     if file.endswith(".md"):
-        (text,) = re.findall(r"^```yaml\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+        text, *parts = sorted(
+            re.findall(r"^```yaml\n(.*?)^```$", text, re.MULTILINE | re.DOTALL), key=lambda part: "name:" not in part
+        )
+        for part in parts:
+            load_spec({**yaml.safe_load(text), **yaml.safe_load(part)})
     (tmp_path / "spec.yaml").write_text(text, encoding="utf-8")
     spec = load_spec(tmp_path / "spec.yaml")
     assert (spec.name, spec.generator.family, spec.train.workers) == ("digits", "gan", 2)

@@ -323,6 +323,8 @@ class GateRule(Strict):
             )
         if self.of is not None and self.metric in WITHOUT_CEILING:
             raise ValueError(f"a rule for {self.metric} is of its ceiling, but it has none; leave out of")
+        if self.of is not None and self.metric == "kernel_distance" and self.plus is None:
+            raise ValueError("a rule for kernel_distance is of its ceiling, which is about 0: add plus, or leave out of")
         if self.plus is not None and self.of is None:
             raise ValueError(f"a rule for {self.metric} has plus, which is added to a share of its ceiling: add of: ceiling")
         return self
@@ -507,7 +509,10 @@ class Spec(Strict):
             predicted=self.evaluate.usefulness and named,
             new=self.generator.family != "transforms" and (self.augment is None or self.augment.variants is None),
         )
-        return self.model_copy(update={"gate": [GateRule.model_validate(rule) for rule in rules]})
+        # Into this very one: of one that is made by its constructor, pydantic drops what a validator returns.
+        self.__dict__["gate"] = [GateRule.model_validate(rule) for rule in rules]
+        self.__pydantic_fields_set__.add("gate")
+        return self
 
     @validator(mode="after")
     def _parts_fit_together(self) -> "Spec":

@@ -104,7 +104,7 @@ def test_a_run_finds_out_before_it_trains(ray: None, small: Spec, tmp_path: Path
 def test_on_inception_distances_have_the_names_that_they_are_published_by() -> None:
     names = ("frechet_distance", "kernel_distance", "precision")
     shown = [glossary.features({"name": name, "features": "inception"}) for name in names]
-    assert shown == ["on inception (FID)", "on inception (KID)", "on inception"]
+    assert shown == ["on inception (FID of few rows)", "on inception (KID)", "on inception"]
     assert "FID" not in glossary.features({"name": "frechet_distance", "features": "mine.pt"})
 
 

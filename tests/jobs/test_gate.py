@@ -80,6 +80,15 @@ def test_without_a_ceiling_nothing_is_a_share_of_it(way: str, ceiling: float | N
     assert (found["passed"], found["bound"], found["ceiling"]) == (False, None, None)
 
 
+@pytest.mark.parametrize("ceiling", [0.0, -0.1])
+def test_of_a_ceiling_of_nothing_nothing_can_be_asked(ceiling: float) -> None:
+    nothing = {**RECALL, "value": 0.0, "interval": [0.0, 0.0], "ceiling": ceiling}
+    assert not judged(nothing, min=0.5, of="ceiling")["passed"]
+    assert not judged(nothing, at_least=0.5, of="ceiling", plus=-1)["passed"]
+    found = judged(nothing, max=2, of="ceiling", plus=0.1)
+    assert (found["passed"], found["bound"]) == (True, 0.1)
+
+
 @pytest.mark.parametrize("interval", [None, [nan, nan], [0.4, nan], [nan, 0.6]])
 def test_without_an_interval_nothing_is_sure(interval: list[float] | None) -> None:
     unsure = {**RECALL, "interval": interval}

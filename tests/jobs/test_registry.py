@@ -100,6 +100,23 @@ def test_a_project_without_a_gate_promotes_and_says_so(folder: Folder) -> None:
     assert evaluation["verdict"] == "no gate"
 
 
+@pytest.mark.parametrize("kept", ["before", "after"])
+def test_looking_without_a_gate_takes_no_verdict_back(folder: Folder, kept: str) -> None:
+    digest, registry = add(folder, 1, "failed"), Registry(folder)
+    bare = report(digest, "no gate")
+    if kept == "before":
+        registry.keep(bare)
+    write_json(folder / "report", REPORT, bare)
+    if kept == "after":
+        registry.keep(bare)
+    with pytest.raises(GateError):
+        registry.promote(digest)
+    assert registry.promote(digest, force=True).forced
+    registry.keep(report(digest, "passed"))
+    (folder / "report").delete(REPORT)
+    assert registry.evaluation(digest) == report(digest, "passed")
+
+
 @pytest.mark.parametrize(("verdict", "forced"), [("failed", True), (None, True), ("passed", False)])
 def test_force_is_recorded_where_it_was_needed(folder: Folder, verdict: str | None, forced: bool) -> None:
     promotion = Registry(folder).promote(add(folder, 1, verdict), force=True)
@@ -355,6 +372,7 @@ def test_run_promotes_what_passes_and_never_undoes_a_rollback(folder: Folder, mo
     project: Any = SimpleNamespace(folder=folder, spec=SimpleNamespace(augment=None), result=dict, check_outputs=nothing)
     for step, name, answer in (
         (pipeline.report, "require", None),
+        (pipeline.evaluate, "require", None),
         (pipeline.report, "write", None),
         (pipeline.report, "current", True),
         (pipeline.train, "train", None),
