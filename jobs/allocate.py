@@ -7,8 +7,9 @@ augmentation gains is tested on the other half (``usefulness.halves``).
 It is decided once for a (generator, data, budget), and kept in ``<storage>/<name>/allocations``: of all who decide, on any
 machine, the first one's decision holds for all, so that the plan is the same for all.
 
-It takes at most ``3 · (groups + 1) · seeds`` quick trainings, with at most 10 groups of classes, on at most so many rows as
-is said below; where there are more, a sample of them in which the classes are as frequent as in all.
+It takes at most ``3 · (groups + 2) · seeds`` quick trainings, with at most 10 groups of classes, on at most so many rows as
+is said below; where there are more, a sample of them in which the classes are as frequent as in all. No more synthetic rows
+are written for each real one than were tried.
 """
 
 import functools
@@ -19,8 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from raygen.datasets.codec import Batch
-from raygen.errors import GateError, RaygenError
+from raygen.datasets.codec import Batch, Codec
+from raygen.errors import DataError, GateError, RaygenError
 from raygen.generators.generator import Generator
 from raygen.jobs import allocation, evaluate_images, evaluate_tables, progress
 from raygen.jobs.allocation import Counts, Decision
@@ -31,9 +32,25 @@ from raygen.jobs.project import Project, read_json
 from raygen.metrics import usefulness
 from raygen.metrics.fidelity import Estimate
 from raygen.metrics.usefulness import Labels
+from raygen.spec import Spec
 
 FAR, APART = 1 << 52, 1 << 32
 """Where the rows that are tried begin, far from those that are written, and how far apart those of two classes are."""
+
+
+def check(spec: Spec, codec: Codec) -> None:
+    """Fail before the training, rather than after it, where there are too many classes to decide on.
+
+    Raises:
+        DataError: there are.
+    """
+    if not spec.allocates or not codec.is_table or spec.augment is None:
+        return
+    values = sum(value is not None for value in codec.categories[str(spec.augment.balance)].values)
+    if values > (most := evaluate_tables.MOST_CLASSES):
+        raise DataError(
+            f"augment.allocate is for at most {most} classes, and {spec.augment.balance!r} has {values}", "leave it out"
+        )
 
 
 def counts(project: Project, generator: Generator) -> list[int]:
@@ -68,12 +85,13 @@ def decide(project: Project, generator: Generator) -> dict[str, Any]:
     """The same, and make it, where it has not been made.
 
     Raises:
-        DataError: there is too little to decide by.
+        DataError: there is too little to decide by, or there are too many classes.
         RaygenError: scikit-learn or scipy is not installed.
     """
     if (known := decided(project, generator)) is not None:
         return known
     asked, spec = project.augment, project.spec
+    check(spec, generator.codec)
     kind = evaluate_tables if generator.codec.is_table else evaluate_images
     trial = kind.deciding(project, generator, str(asked.balance))
     document = settle(trial, int(asked.rows or 0), range(spec.train.seed, spec.train.seed + spec.evaluate.seeds))
@@ -94,7 +112,9 @@ def settle(trial: Trial, budget: int, seeds: range) -> dict[str, Any]:
     learned, tested = (places[places >= 0] for places in trial.places)
     usefulness.check_ready(tested)
     real = np.bincount(learned, minlength=len(values)).tolist()
-    tried = max(1, min(trial.most, round(budget * len(trial.places[0]) / trial.whole)))
+    part = len(trial.places[0]) / trial.whole
+    asked = max(1, round(budget * part))
+    tried = min(trial.most, asked)
     pool, total = _Pool(trial.generator), allocation.trials(real)
     with progress.bar("allocate", total, "trials") as shown:
 
@@ -112,11 +132,11 @@ def settle(trial: Trial, budget: int, seeds: range) -> dict[str, Any]:
         decisions = allocation.allocate(real, tried, measure)
         shown.update(total)
     spent = [decision.rows for decision in decisions]
-    counts = proportional(round(budget * sum(spent) / tried), spent) if any(spent) else (0,) * len(spent)
+    counts = proportional(min(budget, round(sum(spent) / part)), spent) if any(spent) else (0,) * len(spent)
     return {
         "target": trial.target,
         "budget": budget,
-        "because": _because(trial.target, budget, counts, len(tested)),
+        "because": _because(trial.target, budget, counts, len(tested), round(tried / part) if tried < asked else None),
         "by_class": [
             _by_class(value, n, rows, budget, decision)
             for value, n, rows, decision in zip(values, category.counts, counts, decisions, strict=True)
@@ -176,8 +196,10 @@ def _by_class(value: str, real: int, rows: int, budget: int, decision: Decision)
     }
 
 
-def _because(target: str, budget: int, rows: Sequence[int], tested: int) -> str:
+def _because(target: str, budget: int, rows: Sequence[int], tested: int, most: int | None) -> str:
     told = f"on {tested:,} held-out rows that nothing else is tested on"
+    if most is not None:
+        told += f"; for more than {most:,} it could not be tried"
     if not any(rows):
         return f"synthetic rows of no {target} were seen to help, {told}"
     helped = sum(n > 0 for n in rows)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 from raygen.jobs.plan import evened
 from raygen.metrics.fidelity import Estimate
@@ -10,8 +11,8 @@ DOSES = (1 / 16, 1 / 4, 1.0)
 """Shares that are tried, of the rows that a class would get."""
 MOST_GROUPS, MOST_PER_GROUP = 10, 100
 """Groups of classes that are decided on at most, and with how many classes all in all: trainings get dearer with each."""
-ONE_ERROR = 1.96
-"""Standard errors from the middle of a 95 % interval to its end, or more where it is a Student's."""
+BY_CHANCE, BEYOND = 0.05, 0.025
+"""How likely it is at most that any class gets rows where none are of use; and that a figure is above its 95 % interval."""
 
 Counts = tuple[int, ...]
 Measure = Callable[[Counts, Sequence[Counts]], Sequence[Estimate]]
@@ -37,37 +38,51 @@ def allocate(real: Sequence[int], budget: int, measure: Measure) -> list[Decisio
     """Decide how many rows each class gets.
 
     From the rarest class on, each may get what would bring those not decided yet up to a common level, with the budget that
-    is left. It gets the dose of that which is best on top of all that was decided before, if that is better than nothing by
-    more than a standard error; otherwise it gets nothing, and the others may get more. In the end what is left is tried on
-    all that were helped. So whatever is written was seen to help, with all else that is written, and the budget need not be
-    spent. With many classes, those of like size are decided together.
+    is left. It gets the dose of that which is best on top of all that was decided before, if that is surely better than
+    nothing; otherwise it gets nothing, and the others may get more. Those that made no difference which could be seen are
+    tried together then, since what each adds may be too little; in the end what is left is tried on all that were helped. So
+    whatever is written was seen to help, with all else that is written, and the budget need not be spent. With many classes,
+    those of like size are decided together.
+
+    The best of many trials looks good by chance. What is sure is therefore sure for all of them at once (Bonferroni): the
+    intervals that tell are wider than those of one trial.
 
     Args:
         real: rows of each class; nothing is decided on classes without any.
         budget: rows to spend, at most.
-        measure: the test, which is asked for ``len(DOSES)`` allocations or less, once for each group and once more.
+        measure: the test, which is asked for ``len(DOSES)`` allocations or less, once for each group and twice more.
     """
+    tests = trials(real)
     counts: Counts = (0,) * len(real)
     decisions = [Decision() for _ in real]
     open_ = sorted((index for index, n in enumerate(real) if n), key=lambda index: real[index])
+    unseen: list[list[int]] = []
     for group in _groups(open_):
-        wanted = _wanted(real, counts, open_, budget)
-        found, lift = _best(counts, group, wanted, measure)
+        found, lift = _best(counts, group, _wanted(real, counts, open_, budget), measure, tests)
         for index in group:
-            decisions[index] = Decision(found[index], lift, _told(lift, found != counts))
+            decisions[index] = Decision(found[index], lift, _told(lift, found != counts, tests))
+        if found == counts and lift is not None and lift.interval.high >= 0:
+            unseen.append(group)
         counts, open_ = found, open_[len(group) :]
+    if len(unseen) > 1:
+        together = [index for group in unseen for index in group]
+        found, lift = _best(counts, together, _wanted(real, counts, together, budget), measure, tests)
+        more_of = [index for index in together if found[index] > counts[index]]
+        for index in more_of:
+            decisions[index] = Decision(found[index], lift, f"helps, as one of {len(more_of)} that were tried together")
+        counts = found
     helped = [index for index, n in enumerate(counts) if n]
-    found, _ = _best(counts, helped, _wanted(real, counts, helped, budget), measure)
-    if found != counts:
-        for index in helped:
-            more, before = found[index] - counts[index], decisions[index]
+    found, _ = _best(counts, helped, _wanted(real, counts, helped, budget), measure, tests)
+    for index in helped:
+        if (more := found[index] - counts[index]) > 0:
+            before = decisions[index]
             decisions[index] = Decision(found[index], before.lift, f"{before.because}, and so do {more:,} rows more")
     return decisions
 
 
 def trials(real: Sequence[int]) -> int:
     """How many allocations are measured at most, beside the real rows alone."""
-    return len(DOSES) * (len(_groups([index for index, n in enumerate(real) if n])) + 1)
+    return len(DOSES) * (len(_groups([index for index, n in enumerate(real) if n])) + 2)
 
 
 def levelled(real: Sequence[int], rows: int) -> list[int]:
@@ -92,7 +107,9 @@ def _wanted(real: Sequence[int], counts: Counts, open_: Sequence[int], budget: i
     return dict(zip(open_, shares, strict=True))
 
 
-def _best(counts: Counts, group: Sequence[int], wanted: dict[int, int], measure: Measure) -> tuple[Counts, Estimate | None]:
+def _best(
+    counts: Counts, group: Sequence[int], wanted: dict[int, int], measure: Measure, tests: int
+) -> tuple[Counts, Estimate | None]:
     """What is decided, with the best dose for a group, or as it was; and how much that dose helps."""
 
     def with_(dose: float) -> Counts:
@@ -103,17 +120,21 @@ def _best(counts: Counts, group: Sequence[int], wanted: dict[int, int], measure:
         return counts, None
     lifts = measure(counts, candidates)
     best = max(range(len(candidates)), key=lambda index: (lifts[index].value, -index))
-    return (candidates[best] if _helps(lifts[best]) else counts), lifts[best]
+    return (candidates[best] if _helps(lifts[best], tests) else counts), lifts[best]
 
 
-def _helps(lift: Estimate) -> bool:
+def _helps(lift: Estimate, tests: int) -> bool:
+    """Whether the interval lies above 0, once it is as wide as it has to be to hold in so many tests at once."""
     low, high = lift.interval
-    return lift.value > (high - low) / 2 / ONE_ERROR
+    wider = NormalDist().inv_cdf(BY_CHANCE / tests) / NormalDist().inv_cdf(BEYOND)
+    return lift.value > wider * (high - low) / 2
 
 
-def _told(lift: Estimate | None, spent: bool) -> str:
+def _told(lift: Estimate | None, spent: bool, tests: int) -> str:
     if lift is None:
         return "has as many rows as it would be brought up to"
     if spent:
-        return "helps" if lift.interval.low > 0 else "seems to help"
+        return "helps"
+    if lift.interval.low > 0:
+        return f"seems to help, which may be chance in one of {tests} trials"
     return "hurts" if lift.interval.high < 0 else "makes no difference that could be seen"

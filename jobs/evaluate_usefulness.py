@@ -2,7 +2,9 @@
 
 Under each of some seeds the generator makes other rows: as many as there are real ones, with the classes as they are there,
 to learn from alone; and to learn from beside the real ones those that ``augment`` would write. Where only a part of the real
-rows is learned from, the rows that are added are the same part of what is asked for.
+rows is learned from, the rows that are added are the same part of what is asked for, up to a limit: beyond it, the verdict
+is of fewer rows than are asked for, and says so. With fewer real rows too the mixture would be the same, and the verdict
+wrong: the generator has seen all of them, so that its rows would tell what those that are left out could have told.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -67,10 +69,15 @@ class Trial(Protocol):
 
 
 class Added(NamedTuple):
-    """How many rows are added, and of which classes, where the generator has some."""
+    """How many rows are added, and of which classes, where the generator has some.
+
+    Attributes:
+        asked: how many it would be without a limit: as many for each real row as are asked for.
+    """
 
     rows: int
     counts: tuple[int, ...] | None
+    asked: int
 
 
 def measure(
@@ -103,7 +110,7 @@ def measure(
         metric("lift", lift.value, None, lift.interval, FEATURES, tested),
     ]
     real = int((trial.labels[0] >= 0).sum())
-    rows = {"real": real, "synthetic": len(trial.labels[0]), "added": wanted.rows, "held_out": tested}
+    rows = {"real": real, "synthetic": len(trial.labels[0]), "added": wanted.rows, "asked": wanted.asked, "held_out": tested}
     return metrics, _document(of, found, spec.evaluate.seeds, rows)
 
 
@@ -168,7 +175,8 @@ def added(trial: Trial, asked: AugmentSpec | None) -> Added:
     """
     generator, condition, real = trial.generator, trial.generator.spec.condition, len(trial.labels[0])
     if trial.varies:
-        return Added(min(trial.most, real * (asked.variants or 1 if asked else 1)), None)
+        every = real * (asked.variants or 1 if asked else 1)
+        return Added(min(trial.most, every), None, every)
     counts: Sequence[int] | None = None
     rows = trial.whole
     if asked is not None and not asked.of_real:
@@ -180,8 +188,9 @@ def added(trial: Trial, asked: AugmentSpec | None) -> Added:
     elif condition == trial.target:
         counts = evened(rows, generator.codec.categories[condition].counts)
         rows = sum(counts)
-    few = min(trial.most, max(1, round(rows * real / trial.whole)))
-    return Added(few, None if counts is None else proportional(few, counts))
+    every = max(1, round(rows * real / trial.whole))
+    few = min(trial.most, every)
+    return Added(few, None if counts is None else proportional(few, counts), every)
 
 
 def _document(of: str, found: Usefulness, seeds: int, rows: Mapping[str, int]) -> dict[str, Any]:
@@ -190,7 +199,7 @@ def _document(of: str, found: Usefulness, seeds: int, rows: Mapping[str, int]) -
 
     return {
         "target": of,
-        "summary": found.summary,
+        "summary": found.summary + _mixture(rows),
         "verdict": found.verdict,
         "seeds": seeds,
         "rows": dict(rows),
@@ -202,6 +211,14 @@ def _document(of: str, found: Usefulness, seeds: int, rows: Mapping[str, int]) -
         "over": {rival: _estimate(lead) for rival, lead in found.over.items()},
         "untried": found.untried,
     }
+
+
+def _mixture(rows: Mapping[str, int]) -> str:
+    """That another mixture was tried than is asked for, where it was."""
+    if rows["asked"] <= rows["added"]:
+        return ""
+    tried, asked = (rows[name] / rows["synthetic"] for name in ("added", "asked"))
+    return f"; synthetic rows for each real one: {tried:.3g} tried, {asked:.3g} asked for"
 
 
 def _estimate(found: Estimate) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from raygen.errors import DataError, OutputError, RaygenError, ResourceError
 from raygen.generators import artifact, families
 from raygen.generators.base import Family, Sampler
 from raygen.generators.generator import Generator, untrained
-from raygen.jobs import batches, progress, watch
+from raygen.jobs import allocate, batches, progress, watch
 from raygen.jobs.batches import InMemory, Rows, Share, Streamed, steps
 from raygen.jobs.checkpoints import Checkpoints, check_same
 from raygen.jobs.loop import Loop, everywhere, shares_statistics, together
@@ -59,6 +59,7 @@ def train(project: Project) -> Folder:
     spec = project.spec
     project.folder.check_writable()
     codec = stream.fit(project.source, spec.dataset)
+    allocate.check(spec, codec)
     chosen = codec.made(spec.generator.condition)
     fresh = untrained(spec.generator, chosen, torch.device("cpu"))
     if not families.family(spec.generator.family).learns:

@@ -1,5 +1,6 @@
 """What rows are worth writing, as small models tell that learn from them; and that all jobs keep to what was decided."""
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,7 @@ from raygen.generators.generator import Generator, untrained
 from raygen.jobs import allocate, augment, evaluate_images, evaluate_tables, evaluate_usefulness, pipeline
 from raygen.jobs.evaluate_images import Rows
 from raygen.jobs.project import Project
+from raygen.jobs.train import train
 from raygen.jobs.verify import verify
 from raygen.load import load_spec
 from raygen.spec import Spec
@@ -109,6 +111,25 @@ def test_a_budget_for_more_real_rows_than_were_looked_at_is_spent_alike(good: Ge
     assert large["rows"] == found["rows"]
     of_classes = [[of["lift"] for of in document["by_class"]] for document in (found, large)]
     assert of_classes[0] == of_classes[1]  # the same rows were made, and the same was learnt from them
+
+
+def test_no_more_rows_are_written_for_each_real_one_than_were_tried(good: Generator, found: Document) -> None:
+    trial = evaluate_tables._trial(spec_of(), good, goods(1500), goods(1200, seed=1), 3000, None, "sort")
+    few = allocate.settle(dataclasses.replace(trial, most=1000), 500_000, range(2))
+    assert few["counts"] == [2 * n for n in found["counts"]]
+    assert few["because"].endswith("; for more than 2,000 it could not be tried")
+    assert "could not" not in found["because"]
+
+
+@pytest.mark.usefixtures("ray")
+def test_too_many_classes_are_told_before_anything_is_trained(tmp_path: Path) -> None:
+    table = goods(620)
+    sorts = [f"sort {row % 31}" for row in range(620)]
+    pq.write_table(table.set_column(4, "sort", pa.array(sorts)), tmp_path / "goods.parquet")
+    project = Project(spec_of(str(tmp_path / "goods.parquet"), storage=str(tmp_path / "store")))
+    with pytest.raises(DataError, match=r"augment.allocate is for at most 30 classes, and 'sort' has 31") as error:
+        train(project)
+    assert error.value.hint == "leave it out"
 
 
 def test_rows_that_are_noise_are_not_written() -> None:
@@ -214,14 +235,14 @@ def test_where_nothing_helps_nothing_is_written(
 
 @pytest.mark.usefixtures("ray")
 def test_the_whole_job_decides_once_and_writes_what_was_decided(tmp_path: Path) -> None:
-    pq.write_table(goods(6000, every=130), tmp_path / "goods.parquet")
+    pq.write_table(goods(9000, every=130), tmp_path / "goods.parquet")
     spec = document_of(
         str(tmp_path / "goods.parquet"),
         storage=str(tmp_path / "store"),
         dataset={
             "path": str(tmp_path / "goods.parquet"),
             "schema": {name: {"kind": kind} for name, kind in KINDS.items()},
-            "holdout": 0.7,
+            "holdout": 0.8,
         },
         train={"epochs": 20, "batch_size": 128, "schedule": "cosine"},
         gate=[],

@@ -79,7 +79,8 @@ def because(found: tuple[list[Document], Document | None]) -> str:
 def test_a_rare_class_of_a_table_gets_its_line_with_intervals() -> None:
     (alone, lift), document = useful(people(1500), people(1000, seed=1))
     assert document is not None
-    assert document["rows"] == {"real": 1500, "synthetic": 1500, "added": 1500, "held_out": 1000}
+    assert document["rows"] == {"real": 1500, "synthetic": 1500, "added": 1500, "asked": 1500, "held_out": 1000}
+    assert "asked for" not in document["summary"]
     assert document["held"] == {"no": 980, "yes": 20}
     assert document["scores"].keys() == {"real", "synthetic", "real + synthetic", "class weights", "SMOTE"}
     for way, scores in document["scores"].items():
@@ -125,8 +126,9 @@ def test_what_is_added_is_what_would_be_written(augment: Document | None, expect
     training = people(1000)
     spec, generator = of_table(training, augment=augment)
     trial = evaluate_tables.Trial(generator, "rich", FIELDS, training, people(50), 1000, 20_000, None, None)
-    rows, counts = added(trial, spec.augment)
+    rows, counts, asked = added(trial, spec.augment)
     assert (rows, counts) == (sum(expected), expected)
+    assert asked == (90_000 if rows == trial.most else rows)
     made = trial.make(range(5000, 5000 + rows), 0, np.repeat([0, 1], expected), True)
     assert made["rich"].to_pylist() == ["no"] * expected[0] + ["yes"] * expected[1]
 
@@ -135,7 +137,7 @@ def test_of_a_part_of_the_real_rows_it_is_the_same_part() -> None:
     training = people(1000)
     spec, generator = of_table(training, augment={"rows": 300, "balance": "rich"})
     trial = evaluate_tables.Trial(generator, "rich", FIELDS, training.slice(0, 100), people(50), 1000, 20_000, None, None)
-    assert added(trial, spec.augment) == (30, (15, 15))
+    assert added(trial, spec.augment) == (30, (15, 15), 30)
 
 
 def test_what_is_added_is_as_it_is_asked_to_be() -> None:
@@ -143,7 +145,7 @@ def test_what_is_added_is_as_it_is_asked_to_be() -> None:
     spec, generator = of_table(training, augment={"rows": 100, "where": {"age": [30, 40]}})
     where = spec.augment and spec.augment.where
     trial = evaluate_tables.Trial(generator, "rich", FIELDS, training, people(50), 500, 20_000, None, where)
-    assert added(trial, spec.augment) == (100, None)
+    assert added(trial, spec.augment) == (100, None, 100)
     assert set(trial.make(range(100), 0, None, True)["age"].to_pylist()) <= set(range(30, 41))
     assert max(trial.make(range(100), 0, None, False)["age"].to_pylist()) > 40
 
@@ -241,7 +243,8 @@ def test_large_data_are_cut_at_random_and_so_are_large_plans(
     spec, generator, codec = of_images(base, trained, augment={"rows": 5000, "balance": "label"})
     _, document = evaluate_images.useful(spec, generator, codec, sides, None, 0)
     assert document is not None
-    assert document["rows"] == {"real": 80, "synthetic": 80, "added": 80, "held_out": 60}
+    assert document["rows"] == {"real": 80, "synthetic": 80, "added": 80, "asked": 1250, "held_out": 60}
+    assert document["summary"].endswith("; synthetic rows for each real one: 1 tried, 15.6 asked for")
 
 
 def test_variants_have_the_labels_of_their_rows(base: Document, trained: Callable[[Document], Project], short: None) -> None:
@@ -249,7 +252,7 @@ def test_variants_have_the_labels_of_their_rows(base: Document, trained: Callabl
     assert evaluate_usefulness.target(spec, codec, True) == "label"
     rows = Rows(*pictures([10, 10, 10, 10]).values())
     trial = evaluate_images.Trial(generator, "label", "0123", rows, rows, 40, 100, 0.5)
-    assert added(trial, spec.augment) == (100, None)
+    assert added(trial, spec.augment) == (100, None, 120)
     made = trial.make(range(100), 0, None, True)
     assert made.labels.tolist() == np.resize(rows.classes, 100).tolist()
 

@@ -36,7 +36,7 @@ USEFULNESS = {
     "summary": "augmentation helps: macro F1 0.850 with synthetic rows, 0.800 without",
     "verdict": "helps",
     "seeds": 3,
-    "rows": {"real": 480, "synthetic": 480, "added": 520, "held_out": 120},
+    "rows": {"real": 480, "synthetic": 480, "added": 520, "asked": 6100, "held_out": 120},
     "held": {"1": 100, BAD_NAME: 20, "9": 0},
     "scores": {"real": scored(0.8, 0), "synthetic": scored(0.7, -0.1), "real + synthetic": scored(0.85, 0.05)}
     | {"class weights": scored(0.81, 0.01)},
@@ -124,6 +124,10 @@ def test_every_metric_is_explained() -> None:
     names = {*get_args(MetricOfImages), *get_args(MetricOfTables)}
     assert names <= set(glossary.EXPLAINED)
     assert {name for grouped in glossary.GROUPS.values() for name in grouped} <= set(glossary.EXPLAINED)
+
+
+def test_that_fewer_rows_were_tried_than_are_asked_for_is_told(made: Page) -> None:
+    assert "520 added synthetic ones (of 6,100 that the spec asks for beside so many);" in full(made).read_text()
 
 
 @pytest.mark.parametrize(
