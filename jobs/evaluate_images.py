@@ -3,6 +3,7 @@
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,7 +17,7 @@ from raygen.jobs import evaluate_usefulness, progress
 from raygen.jobs.figures import metric, missing, number
 from raygen.jobs.project import Project
 from raygen.metrics import fidelity, pretrained, privacy_images, usefulness_images
-from raygen.metrics.features import SIDE, Classifier, Features, Pixels, Thumbnails
+from raygen.metrics.features import SIDE, Classifier, Features, Pixels, Thumbnails, shrunk
 from raygen.metrics.kernel import kernel_distance
 from raygen.metrics.usefulness import Usefulness, halves
 from raygen.spec import ImageField, Spec
@@ -271,13 +272,18 @@ def _trial(
     most = max(LEAST_TAUGHT, round(TAUGHT / max(1.0, cost)))
     random = np.random.default_rng(seed)
     real, tested = (part.take(random.permutation(len(part.images))[:n]) for part, n in ((training, most), (held, TESTED)))
+    if strength is None:  # else they are varied as they are
+        real = _small(real)
     values = [str(value) for value in codec.categories[target].values]
-    return Trial(generator, target, values, real, tested, len(training.images), most, strength, decided)
+    return Trial(generator, target, values, real, _small(tested), len(training.images), most, strength, decided)
 
 
 @dataclass(frozen=True)
 class Trial:
-    """Images that a small network learns to tell classes of: see ``evaluate_usefulness``."""
+    """Images that a small network learns to tell classes of: see ``evaluate_usefulness``.
+
+    It looks at small images only, so that no others are kept: but for real ones that are to be varied.
+    """
 
     generator: Generator
     target: str
@@ -301,20 +307,39 @@ class Trial:
     def places(self) -> tuple[np.ndarray, np.ndarray]:
         return self.labels
 
+    @cached_property
+    def seen(self) -> tuple[Pixels, np.ndarray, np.ndarray]:
+        """What quick models see of an image, and that of the real ones and of the held-out ones that have a label."""
+        images = shrunk(self.real.images)
+        pixels = Pixels.fit(images)
+        return pixels, pixels(images), pixels(_taught(self.held).labelled().images)
+
+    def candidates(self, rows: range, seed: int, classes: np.ndarray) -> Batch:
+        made, image = self.generator.tensors(rows, seed, classes), self.generator.codec.image[0]
+        return {**made, image: shrunk(made[image])}
+
     def told(self, added: Batch | None) -> np.ndarray:
-        rows = None if added is None else _taught(_rows(added, self.generator.codec, self.target))
-        tested = _taught(self.held).labelled().images
-        return usefulness_images.image_trial(Pixels.fit(self.real.images), _taught(self.real), rows, tested)
+        pixels, learned, tested = self.seen
+        labels, _ = self.labels
+        if added is not None:
+            more = _rows(added, self.generator.codec, self.target)
+            learned, labels = np.concatenate([learned, pixels(more.images)]), np.concatenate([labels, _taught(more).labels])
+        return usefulness_images.image_trial(learned, labels, tested)
 
     def make(self, rows: range, seed: int, classes: np.ndarray | None, asked: bool) -> usefulness_images.Rows:
         if self.strength is None:
-            made = self.generator.tensors(rows, seed, classes)
-            return _taught(_rows(made, self.generator.codec, self.target))
-        return _taught(variants(self.generator, self.real, len(rows), seed, self.strength))
+            made = _rows(self.generator.tensors(rows, seed, classes), self.generator.codec, self.target)
+        else:
+            made = variants(self.generator, self.real, len(rows), seed, self.strength)
+        return _taught(_small(made))
 
     def judge(self, synthetic: Sequence[Any], added: Sequence[Any], seed: int) -> Usefulness:
-        real, held = _taught(self.real), _taught(self.held)
+        real, held = _taught(_small(self.real)), _taught(self.held)
         return usefulness_images.image_usefulness(real, held, synthetic, added, self.values, seed, EPOCHS)
+
+
+def _small(rows: Rows) -> Rows:
+    return rows._replace(images=shrunk(rows.images))
 
 
 def _taught(rows: Rows) -> usefulness_images.Rows:
