@@ -115,7 +115,7 @@ def settle(trial: Trial, budget: int, seeds: range) -> dict[str, Any]:
     part = len(trial.places[0]) / trial.whole
     asked = max(1, round(budget * part))
     tried = min(trial.most, asked)
-    pool, total = _Pool(trial.generator), allocation.trials(real)
+    pool, total = _Pool(trial), allocation.trials(real)
     with progress.bar("allocate", total, "trials") as shown:
 
         @functools.cache
@@ -158,8 +158,8 @@ def _name(project: Project, generator: Generator) -> str:
 class _Pool:
     """Rows to try: of each class and seed the first ones, so that a larger dose is a smaller one and more."""
 
-    def __init__(self, generator: Generator) -> None:
-        self.generator = generator
+    def __init__(self, trial: Trial) -> None:
+        self.trial = trial
         self.made: dict[tuple[int, int], list[Batch]] = {}
 
     def __call__(self, rows: Counts, seed: int) -> Batch:
@@ -171,7 +171,7 @@ class _Pool:
         first, there = FAR + index * APART, sum(map(_len, parts))
         if there < n:
             more = range(first + there, first + n)
-            parts.append(self.generator.tensors(more, seed, np.full(len(more), index, np.int64)))
+            parts.append(self.trial.candidates(more, seed, np.full(len(more), index, np.int64)))
         for part in parts:
             yield {name: values[:n] for name, values in part.items()}
             n = max(0, n - _len(part))

@@ -3,6 +3,7 @@
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,7 +17,7 @@ from raygen.jobs import evaluate_usefulness, progress
 from raygen.jobs.figures import metric, missing, number
 from raygen.jobs.project import Project
 from raygen.metrics import fidelity, pretrained, privacy_images, usefulness_images
-from raygen.metrics.features import SIDE, Classifier, Features, Pixels, Thumbnails
+from raygen.metrics.features import SIDE, Classifier, Features, Pixels, Thumbnails, shrunk
 from raygen.metrics.kernel import kernel_distance
 from raygen.metrics.usefulness import Usefulness, halves
 from raygen.spec import ImageField, Spec
@@ -79,14 +80,14 @@ def compare(
         if classifier is not None:
             assert label is not None
             values = [str(value) for value in codec.categories[label].values]
-            agreement, by_class = _agreement(classifier, synthetic, held, values)
+            agreement, by_class = _agreement(classifier, synthetic, held, values, strength is not None)
             metrics = [agreement, *metrics]
         else:
             metrics = [missing(name, because) for name in ("label_agreement", "classifier_score")] + metrics
         if generator.sampler.has_likelihood:
             metrics = [*metrics, _likelihood(generator, held, seed, strength)]
         shown.update(2)
-        _pictures(project, generator, features, training, codec, seed, strength)
+        _pictures(project, generator, training, codec, seed, strength)
         shown.update(3)
     taught, usefulness = useful(spec, generator, codec, sides, strength, seed, decided)
     metrics += taught
@@ -95,6 +96,7 @@ def compare(
         "held_out": len(held.images),
         "compared": min(len(held.images) // 2, AGREEMENT_ROWS),
         "label_agreement": AGREEMENT_ROWS,
+        "neighbours": min(len(training.images), PRIVACY_ROWS),
     }
     return {"features": features.name, "rows": rows, "metrics": metrics, "usefulness": usefulness, "by_class": by_class}
 
@@ -160,32 +162,36 @@ def _distribution(
     halves = held.images[order[:n]], held.images[order[n : 2 * n]]
     scored: list[dict[str, Any]] = []
 
-    def score(name: str, statistic: Callable[[np.ndarray], float], rows: np.ndarray, real: np.ndarray, of: Features) -> None:
+    def score(names: Sequence[str], statistics: Callable[[np.ndarray, np.ndarray], Sequence[float]]) -> None:
         try:
-            interval = fidelity.bootstrap_interval(statistic, rows, seed=seed, resamples=50)
-            scored.append(metric(name, statistic(rows), statistic(real), interval, of.name, n))
+            found, best = (statistics(reference, rows) for rows in (candidate, ceiling))
+            intervals = fidelity.subset_intervals(statistics, reference, candidate, seed=seed)
         except RaygenError as error:
-            scored.append(missing(name, error.what))
-
-    def manifold(name: str) -> Callable[[np.ndarray], float]:
-        return lambda rows: float(getattr(fidelity.precision_recall_density_coverage(reference, rows), name))
+            scored.extend(missing(name, error.what) for name in names)
+        else:
+            told = zip(names, found, best, intervals, strict=True)
+            scored.extend(metric(*figures, features.name, n) for figures in told)
 
     try:
         reference, ceiling, candidate = (features(images) for images in (*halves, synthetic.images[:n]))
     except DataError as error:  # some are not finite: no figure rather than a wrong one
         scored = [missing(name, error.what) for name in ON_FEATURES]
     else:
-        score("frechet_distance", lambda rows: fidelity.frechet_distance(reference, rows), candidate, ceiling, features)
+        score(["frechet_distance"], lambda real, rows: [fidelity.frechet_distance(real, rows)])
         try:
             found, best = (kernel_distance(reference, rows) for rows in (candidate, ceiling))
             scored.append(metric("kernel_distance", found.value, best.value, found.interval, features.name, n))
         except RaygenError as error:
             scored.append(missing("kernel_distance", error.what))
-        for name in fidelity.Manifold._fields:
-            score(name, manifold(name), candidate, ceiling, features)
+        score(fidelity.Manifold._fields, fidelity.precision_recall_density_coverage)
     if classifier is not None:
         made, real = (classifier.probabilities(images) for images in (synthetic.images[:n], halves[1]))
-        score("classifier_score", fidelity.classifier_score, made, real, classifier)
+        try:
+            interval = fidelity.bootstrap_interval(fidelity.classifier_score, made, seed=seed, resamples=50)
+            of_made, of_real = map(fidelity.classifier_score, (made, real))
+            scored.append(metric("classifier_score", of_made, of_real, interval, classifier.name, n))
+        except RaygenError as error:
+            scored.append(missing("classifier_score", error.what))
     return scored
 
 
@@ -266,13 +272,18 @@ def _trial(
     most = max(LEAST_TAUGHT, round(TAUGHT / max(1.0, cost)))
     random = np.random.default_rng(seed)
     real, tested = (part.take(random.permutation(len(part.images))[:n]) for part, n in ((training, most), (held, TESTED)))
+    if strength is None:  # else they are varied as they are
+        real = _small(real)
     values = [str(value) for value in codec.categories[target].values]
-    return Trial(generator, target, values, real, tested, len(training.images), most, strength, decided)
+    return Trial(generator, target, values, real, _small(tested), len(training.images), most, strength, decided)
 
 
 @dataclass(frozen=True)
 class Trial:
-    """Images that a small network learns to tell classes of: see ``evaluate_usefulness``."""
+    """Images that a small network learns to tell classes of: see ``evaluate_usefulness``.
+
+    It looks at small images only, so that no others are kept: but for real ones that are to be varied.
+    """
 
     generator: Generator
     target: str
@@ -296,20 +307,39 @@ class Trial:
     def places(self) -> tuple[np.ndarray, np.ndarray]:
         return self.labels
 
+    @cached_property
+    def seen(self) -> tuple[Pixels, np.ndarray, np.ndarray]:
+        """What quick models see of an image, and that of the real ones and of the held-out ones that have a label."""
+        images = shrunk(self.real.images)
+        pixels = Pixels.fit(images)
+        return pixels, pixels(images), pixels(_taught(self.held).labelled().images)
+
+    def candidates(self, rows: range, seed: int, classes: np.ndarray) -> Batch:
+        made, image = self.generator.tensors(rows, seed, classes), self.generator.codec.image[0]
+        return {**made, image: shrunk(made[image])}
+
     def told(self, added: Batch | None) -> np.ndarray:
-        rows = None if added is None else _taught(_rows(added, self.generator.codec, self.target))
-        tested = _taught(self.held).labelled().images
-        return usefulness_images.image_trial(Pixels.fit(self.real.images), _taught(self.real), rows, tested)
+        pixels, learned, tested = self.seen
+        labels, _ = self.labels
+        if added is not None:
+            more = _rows(added, self.generator.codec, self.target)
+            learned, labels = np.concatenate([learned, pixels(more.images)]), np.concatenate([labels, _taught(more).labels])
+        return usefulness_images.image_trial(learned, labels, tested)
 
     def make(self, rows: range, seed: int, classes: np.ndarray | None, asked: bool) -> usefulness_images.Rows:
         if self.strength is None:
-            made = self.generator.tensors(rows, seed, classes)
-            return _taught(_rows(made, self.generator.codec, self.target))
-        return _taught(variants(self.generator, self.real, len(rows), seed, self.strength))
+            made = _rows(self.generator.tensors(rows, seed, classes), self.generator.codec, self.target)
+        else:
+            made = variants(self.generator, self.real, len(rows), seed, self.strength)
+        return _taught(_small(made))
 
     def judge(self, synthetic: Sequence[Any], added: Sequence[Any], seed: int) -> Usefulness:
-        real, held = _taught(self.real), _taught(self.held)
+        real, held = _taught(_small(self.real)), _taught(self.held)
         return usefulness_images.image_usefulness(real, held, synthetic, added, self.values, seed, EPOCHS)
+
+
+def _small(rows: Rows) -> Rows:
+    return rows._replace(images=shrunk(rows.images))
 
 
 def _taught(rows: Rows) -> usefulness_images.Rows:
@@ -317,9 +347,12 @@ def _taught(rows: Rows) -> usefulness_images.Rows:
 
 
 def _agreement(
-    classifier: Classifier, synthetic: Rows, held: Rows, values: list[str]
+    classifier: Classifier, synthetic: Rows, held: Rows, values: list[str], varies: bool
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Label agreement, over all rows and by class; its ceiling is the classifier's accuracy on held-out real rows."""
+    """Label agreement, over all rows and by class; its ceiling is the classifier's accuracy on held-out real rows.
+
+    Variants have none: they are of the very rows that the classifier has learnt, and held-out rows are not.
+    """
     if synthetic.classes is None:
         return missing("label_agreement", "the generator has no condition, so its rows have no label"), []
     if held.classes is None or not len(held.images):
@@ -328,11 +361,11 @@ def _agreement(
     made, real = classifier.probabilities(synthetic.images), classifier.probabilities(known.images)
     share, n = fidelity.label_agreement(made, synthetic.classes), len(made)
     interval = fidelity.wilson_interval(round(share * n), n)
-    ceiling = fidelity.label_agreement(real, np.asarray(known.classes))
+    ceiling = None if varies else fidelity.label_agreement(real, np.asarray(known.classes))
     of_made = fidelity.label_agreement_by_class(made, synthetic.classes, len(values))
     of_real = fidelity.label_agreement_by_class(real, np.asarray(known.classes), len(values))
     by_class = [
-        {"class": value, "label_agreement": number(a), "ceiling": number(b)}
+        {"class": value, "label_agreement": number(a), "ceiling": None if varies else number(b)}
         for value, a, b in zip(values, of_made, of_real, strict=True)
     ]
     return metric("label_agreement", share, ceiling, interval, classifier.name, n), by_class
@@ -360,13 +393,12 @@ def _likelihood(generator: Generator, held: Rows, seed: int, strength: float | N
 def _pictures(
     project: Project,
     generator: Generator,
-    features: Features,
     training: Rows,
     codec: Codec,
     seed: int,
     strength: float | None,
 ) -> None:
-    """Beside the report: real and synthetic rows by class, and synthetic rows with their nearest training rows.
+    """Beside the report: real and synthetic rows by class, and synthetic rows with the training rows that look most alike.
 
     Where ``strength`` says that they are variants, they are shown as columns, each below the real row that it varies.
     """
@@ -390,12 +422,10 @@ def _pictures(
     shown = np.concatenate(made)[:: max(1, len(made) * PER_CLASS // NEIGHBOURS)][:NEIGHBOURS]
     if strength is not None:
         made = list(np.stack([np.concatenate([row[:1], column]) for row, column in zip(real, made, strict=True)], axis=1))
-    pictures = {"real": real, "synthetic": made}
-    try:
-        nearest, _ = fidelity.nearest(features(shown), features(training.images))
-        pictures["neighbours"] = [shown, training.images[nearest]]
-    except DataError:  # features that are not finite, which the figures tell of
-        project.report.delete("neighbours.png")
+    # By thumbnails, as privacy is: a network that has learnt elsewhere would take minutes for these few.
+    thumbnails, few = Thumbnails(), np.random.default_rng(seed).permutation(len(training.images))[:PRIVACY_ROWS]
+    nearest, _ = fidelity.nearest(thumbnails(shown), thumbnails(training.images[few]))
+    pictures = {"real": real, "synthetic": made, "neighbours": [shown, training.images[few[nearest]]]}
     for name, rows_ in pictures.items():
         project.report.write(f"{name}.png", grid(rows_))
 

@@ -289,6 +289,9 @@ class Trial:
         learned, tested = (np.where(side.is_valid(), columns.encode(side, category), -1) for side in sides)
         return learned, tested
 
+    def candidates(self, rows: range, seed: int, classes: np.ndarray) -> Batch:
+        return self.generator.tensors(rows, seed, classes)
+
     def told(self, added: Batch | None) -> np.ndarray:
         rows = None if added is None else self.generator.codec.decode(added)
         values = [str(value) for value in self.generator.codec.categories[self.target].values]

@@ -57,9 +57,12 @@ class Trial(Protocol):
     def places(self) -> tuple[np.ndarray, np.ndarray]:
         """The labels as places among the values of the codec; less than 0 for none."""
 
+    def candidates(self, rows: range, seed: int, classes: np.ndarray) -> Batch:
+        """So many rows of classes of the generator's condition, before they are decoded: what of them ``told`` looks at."""
+
     def told(self, added: Batch | None) -> np.ndarray:
         """Of the held-out rows that have a label, the places that a quick model tells which has learnt from the real rows,
-        and from those beside them: what the generator makes before it is decoded."""
+        and from candidates beside them."""
 
     def make(self, rows: range, seed: int, classes: np.ndarray | None, asked: bool) -> Any:
         """So many rows, of classes of the generator's condition; and as ``augment.where`` has it, if that is asked."""

@@ -26,6 +26,7 @@ THUMBNAIL = 16  # pixels a side where the pixels themselves are the features, at
 EPOCHS = 6
 LEAST_STEPS = 150  # with fewer the network has learnt nothing yet
 CHUNK = 512  # images a network sees at once when it predicts
+BATCH = 64  # images of any size that are made small at once
 
 
 class Features(Protocol):
@@ -269,6 +270,18 @@ def _shrink(images: torch.Tensor, side: int) -> torch.Tensor:
     """Maps uint8 images to floats from 0 to 1, averaged by area down to at most ``side`` pixels each way."""
     height, width = images.shape[2:]
     return functional.adaptive_avg_pool2d(images.float() / 255, (min(height, side), min(width, side)))
+
+
+def shrunk(images: Images) -> Images:
+    """Images no larger than a classifier looks at: uint8, averaged by area down to at most 64 x 64 pixels."""
+    n, channels, height, width = images.shape
+    if max(height, width) <= SIDE:
+        return images
+    small = np.empty((n, channels, min(height, SIDE), min(width, SIDE)), np.uint8)
+    for start in range(0, n, BATCH):
+        chunk = torch.from_numpy(images[start : start + BATCH].copy())
+        small[start : start + BATCH] = (_shrink(chunk, SIDE) * 255).round().to(torch.uint8).numpy()
+    return small
 
 
 def _thumbnails(images: Images) -> Floats:

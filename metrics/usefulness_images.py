@@ -10,8 +10,8 @@ import torch
 from raygen.errors import DataError
 from raygen.generators.transforms import TransformSampler
 from raygen.metrics import usefulness
-from raygen.metrics.features import CHUNK, LEAST_STEPS, Classifier, Features, Images, Labels
-from raygen.metrics.fidelity import Floats
+from raygen.metrics.features import CHUNK, LEAST_STEPS, Classifier, Images, Labels
+from raygen.metrics.fidelity import Array, Floats
 from raygen.metrics.usefulness import AUGMENTED, CLASS_WEIGHTS, NOTHING, REAL, SYNTHETIC, TRANSFORMS, Usefulness
 from raygen.options import TransformsSpec
 
@@ -99,12 +99,14 @@ def image_usefulness(
     return usefulness.judge(tested.labels, predicted, classes, untried)
 
 
-def image_trial(features: Features, real: Rows, added: Rows | None, held: Images) -> Labels:
-    """What a support vector machine predicts of held-out images once it has learnt from real ones, and from others beside
-    them: a hundred times as fast as a network, and as good where there are a thousand images of digits.
+def image_trial(learned: Array, labels: Labels, held: Array) -> Labels:
+    """What a support vector machine predicts of held-out images once it has learnt from others: a hundred times as fast as
+    a network, and as good where there are a thousand images of digits.
 
     Args:
-        features: what it sees of an image.
+        learned: features of the images to learn from, ``(m, d)``.
+        labels: of those, integers ``(m,)``; less than 0 for none.
+        held: features of the held-out images, ``(n, d)``.
 
     Returns:
         The class of each held-out image, ``(n,)``.
@@ -116,10 +118,10 @@ def image_trial(features: Features, real: Rows, added: Rows | None, held: Images
         from sklearn.svm import SVC
     except ImportError:
         raise usefulness.needs_extra("scikit-learn") from None
-    learned = (real if added is None else real.plus(added)).labelled()
-    if len(np.unique(learned.labels)) < 2:
-        return np.full(len(held), learned.labels[0] if len(learned.labels) else NOTHING)
-    return np.asarray(SVC(C=10.0).fit(features(learned.images), learned.labels).predict(features(held)))
+    learned, labels = learned[labels >= 0], labels[labels >= 0]
+    if len(np.unique(labels)) < 2:
+        return np.full(len(held), labels[0] if len(labels) else NOTHING)
+    return np.asarray(SVC(C=10.0).fit(learned, labels).predict(held))
 
 
 def transformed(real: Rows, labels: Labels, seed: int) -> Rows:

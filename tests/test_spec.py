@@ -545,6 +545,13 @@ def test_a_rule_of_use_needs_something_to_predict(file: Path) -> None:
     load_spec(file, [rule, "evaluate.target=sex"])
 
 
+def test_variants_have_no_ceiling_of_label_agreement(file: Path) -> None:
+    rule = "gate=[{metric: label_agreement, at_least: 0.7, of: ceiling}]"
+    assert "that of variants has none" in refused(file, DOCUMENTED, rule, "augment={variants: 2}").what
+    load_spec(file, [rule])
+    load_spec(file, ["gate=[{metric: label_agreement, min: 0.7}]", "augment={variants: 2}"])
+
+
 def gate_of(file: Path, text: str, *overrides: str) -> dict[str, dict[str, Any]]:
     """The gate of a spec that does not write one, by metric."""
     file.write_text(text)
@@ -565,7 +572,10 @@ def test_a_spec_without_a_gate_gets_the_one_of_its_data(file: Path) -> None:
     assert unlabelled.keys() == of_images.keys() - {"label_agreement", "synthetic_f1"}
     assert gate_of(file, text, "evaluate.usefulness=false").keys() == of_images.keys() - {"synthetic_f1"}
     for varied in ("augment={variants: 2}", "generator={family: transforms, condition: label}"):
-        assert "membership_auc" not in gate_of(file, text, "augment={variants: 2}", varied)  # which are like training rows
+        of_variants = gate_of(file, text, "augment={variants: 2}", varied)
+        # They are like training rows, and their labels are those that the classifier has learnt.
+        assert not {"membership_auc", "label_agreement"} & of_variants.keys()
+        assert {"precision", "synthetic_f1"} <= of_variants.keys()
     table = gate_of(file, of_table("family: gan"))
     assert {"quality", "membership_auc"} <= table.keys()
     for named in ("generator.condition=sex", "evaluate.target=sex"):

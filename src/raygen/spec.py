@@ -495,6 +495,11 @@ class Spec(Strict):
         """Whether the dataset is a table, rather than images."""
         return not any(isinstance(field, ImageField) for field in self.dataset.fields.values())
 
+    @property
+    def varies(self) -> bool:
+        """Whether rows are variants of real ones, rather than new."""
+        return self.generator.family == "transforms" or (self.augment is not None and self.augment.variants is not None)
+
     @validator(mode="after")
     def _has_a_gate(self) -> "Spec":
         """A spec that says nothing of its gate gets one, and says so from then on."""
@@ -507,7 +512,7 @@ class Spec(Strict):
             "tables" if self.is_table else "images",
             conditional=conditional,
             predicted=self.evaluate.usefulness and named,
-            new=self.generator.family != "transforms" and (self.augment is None or self.augment.variants is None),
+            new=not self.varies,
         )
         # Into this very one: of one that is made by its constructor, pydantic drops what a validator returns.
         self.__dict__["gate"] = [GateRule.model_validate(rule) for rule in rules]
@@ -574,6 +579,10 @@ class Spec(Strict):
     def _gate_can_be_passed(self) -> "Spec":
         if self.generator.condition is None and any(rule.metric == "label_agreement" for rule in self.gate):
             raise ValueError("gate has a rule for label_agreement, but rows have no label without generator.condition")
+        if self.varies and any(rule.metric == "label_agreement" and rule.of is not None for rule in self.gate):
+            raise ValueError(
+                "gate has a rule for label_agreement of its ceiling, and that of variants has none: give min, not of"
+            )
         if (of_use := next((rule.metric for rule in self.gate if rule.metric in OF_USE), None)) is None:
             return self
         if not self.evaluate.usefulness:

@@ -10,7 +10,9 @@ from raygen.generators.generator import Generator
 from raygen.jobs import evaluate_images, gate
 from raygen.jobs.evaluate_images import Rows
 from raygen.jobs.project import Project
-from raygen.metrics.features import Pixels
+from raygen.metrics import fidelity
+from raygen.metrics.features import Pixels, Thumbnails
+from raygen.metrics.features import _thumbnails as thumbnails
 from raygen.spec import GateRule
 
 Spec = dict[str, Any]
@@ -94,6 +96,50 @@ def test_too_few_rows_for_a_kernel_are_told(held: Rows, rows: int) -> None:
     found = {m["name"]: m for m in evaluate_images._distribution(features, None, held, held.take(slice(0, rows)), 0)}
     assert found["kernel_distance"]["value"] is None
     assert found["kernel_distance"]["because"]
+
+
+class Corner:
+    """The shades of six pixels."""
+
+    name = "corner"
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        return images[:, 0, 0, :6].astype(np.float32)
+
+
+def test_intervals_know_that_the_held_out_rows_are_few_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Synthetic rows are like the dark ones of real rows: how many of those there are is a matter of which are held out."""
+    random, measured = np.random.default_rng(0), []
+    images = random.integers(0, 20, (300, 1, 8, 8), np.uint8)
+    synthetic, held = Rows(images[:100], None), Rows(images[100:], None)
+    held.images[::2] += 200
+    measure = fidelity.precision_recall_density_coverage
+    monkeypatch.setattr(fidelity, "precision_recall_density_coverage", lambda *rows: measured.append(0) or measure(*rows))
+    found = {m["name"]: m for m in evaluate_images._distribution(Corner(), None, synthetic, held, 0)}
+    low, high = found["coverage"]["interval"]
+    assert found["coverage"]["value"] == pytest.approx(0.5, abs=0.15)
+    assert (high - low) / 2 == pytest.approx(1.96 * 0.5 / 100**0.5, rel=0.5)
+    assert len(measured) < 60  # all four figures at once
+
+
+def test_neighbours_are_looked_for_among_so_many_thumbnails(
+    base: Spec, trained: Callable[[Spec], Project], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a generator that repeats the rows it has learnt: each picture is above itself."""
+    project, drawn = trained(base), {}
+    generator = Generator.load(project.trained().uri)
+    images = np.random.default_rng(0).integers(0, 256, (60, 1, 28, 28), np.uint8)
+    training = Rows(images, np.arange(60) % 4)
+    monkeypatch.setattr(generator, "tensors", lambda rows, seed, classes: {"image": images[: len(rows)]})
+    monkeypatch.setattr(evaluate_images, "grid", lambda rows: drawn.setdefault(len(drawn), rows) and b"")
+    monkeypatch.setattr(Thumbnails, "__call__", lambda self, images: seen.append(len(images)) or thumbnails(images))
+    seen: list[int] = []
+    for most in (1000, 20):
+        monkeypatch.setattr(evaluate_images, "PRIVACY_ROWS", most)
+        evaluate_images._pictures(project, generator, training, generator.codec, 0, None)
+    np.testing.assert_array_equal(*drawn[2])
+    assert (drawn[5][0] != drawn[5][1]).any()
+    assert seen == [8, 60, 8, 20]
 
 
 @pytest.mark.parametrize(

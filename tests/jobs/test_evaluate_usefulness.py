@@ -14,12 +14,13 @@ from raygen.datasets.codec import Codec
 from raygen.datasets.statistics import Statistics
 from raygen.errors import RaygenError
 from raygen.generators.generator import Generator, untrained
-from raygen.jobs import evaluate, evaluate_images, evaluate_tables, evaluate_usefulness
+from raygen.jobs import allocate, evaluate, evaluate_images, evaluate_tables, evaluate_usefulness
 from raygen.jobs.evaluate_images import Rows
 from raygen.jobs.evaluate_usefulness import added
 from raygen.jobs.project import Project
 from raygen.load import load_spec
 from raygen.metrics import usefulness_images
+from raygen.metrics.features import Pixels
 from raygen.spec import Spec
 
 Document = dict[str, Any]
@@ -255,6 +256,41 @@ def test_variants_have_the_labels_of_their_rows(base: Document, trained: Callabl
     assert added(trial, spec.augment) == (100, None, 120)
     made = trial.make(range(100), 0, None, True)
     assert made.labels.tolist() == np.resize(rows.classes, 100).tolist()
+
+
+@pytest.mark.parametrize("strength", [None, 0.5])
+def test_no_more_of_large_images_is_kept_than_a_model_looks_at(
+    base: Document, trained: Callable[[Document], Project], strength: float | None
+) -> None:
+    large = {**base["dataset"]["schema"], "image": {"kind": "image", "height": 96, "width": 48, "channels": 1}}
+    _, generator, codec = of_images(base, trained, dataset={**base["dataset"], "schema": large})
+    sides = (Rows(np.zeros((n, 1, 96, 48), np.uint8), np.arange(n) % 4) for n in (30, 20))
+    trial = evaluate_images._trial(generator, codec, *sides, strength, 0, "label")
+    classes = np.arange(6) % 4
+    kept = [
+        trial.make(range(6), 0, classes, True).images,
+        trial.candidates(range(6), 0, classes)["image"],
+        trial.held.images,
+    ]
+    assert [images.shape[1:] for images in kept] == [(1, 64, 48)] * 3
+    assert trial.real.images.shape[2] == (64 if strength is None else 96)  # which variants are made of
+    assert allocate._Pool(trial)((2, 0, 1, 0), 0)["image"].shape == (3, 1, 64, 48)
+    assert len(trial.told(trial.candidates(range(6), 0, classes))) == 20
+
+
+def test_quick_models_find_the_components_of_the_real_images_once(
+    base: Document, trained: Callable[[Document], Project], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, generator, codec = of_images(base, trained)
+    sides = (Rows(*pictures(counts, seed).values()) for counts, seed in (([20] * 4, 0), ([10] * 4, 1)))
+    trial = evaluate_images._trial(generator, codec, *sides, None, 0, "label")
+    added, fit, fits = pictures([5] * 4, 2), Pixels.fit, []
+    monkeypatch.setattr(Pixels, "fit", lambda images: fits.append(len(images)) or fit(images))
+    for rows in (None, added, None):
+        assert (trial.told(rows) == trial.places[1]).all()  # the shade says it
+    assert fits == [80]
+    misled = {**added, "label": (added["label"] + 1) % 4}
+    assert (trial.told({name: np.repeat(values, 9, axis=0) for name, values in misled.items()}) != trial.places[1]).any()
 
 
 @pytest.mark.parametrize(

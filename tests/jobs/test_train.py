@@ -216,7 +216,9 @@ def test_a_family_with_nothing_to_learn_is_written_at_once_and_evaluated_by_its_
     report = evaluate.evaluate(project)
     assert report["variants"]
     (agreement,) = (metric for metric in report["metrics"] if metric["name"] == "label_agreement")
-    assert agreement["value"] > 0.9 * agreement["ceiling"] > 0.3  # by chance: 0.1
+    assert agreement["value"] > 0.5  # by chance: 0.1
+    # Held-out rows are no ceiling: of the rows that are varied the classifier knows the labels.
+    assert {agreement["ceiling"], *(row["ceiling"] for row in report["by_class"])} == {None}
     assert evaluate.evaluated(project) is not None
     page = (write(project).local or Path()) / "report.html"
     assert "It has nothing to learn" in page.read_text()

