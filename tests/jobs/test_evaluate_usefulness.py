@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from raygen.generators.generator import Generator, untrained
 from raygen.jobs import evaluate, evaluate_images, evaluate_tables, evaluate_usefulness
 from raygen.jobs.evaluate_images import Rows
 from raygen.jobs.evaluate_usefulness import added
-from raygen.jobs.project import Project
+from raygen.jobs.project import REPORT, Project, write_json
 from raygen.load import load_spec
 from raygen.metrics import usefulness_images
 from raygen.spec import Spec
@@ -287,6 +288,26 @@ def test_a_report_is_of_the_rows_that_are_added_and_of_how_it_is_judged(
     elsewhere = {**few, "seed": 3, "output": "there", "start": 5, "workers": 2, "shard_rows": 10}
     assert evaluate._inputs(trained({**base, "augment": elsewhere})) in reports
     assert len({evaluate._inputs(trained({**base, "augment": asked}), augment=False) for asked in (few, many)}) == 1
+
+
+def test_a_report_without_a_package_is_made_anew_once_that_is_there_and_is_kept_where_one_is_gone(
+    ray: None, base: Document, trained: Callable[[Document], Project], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = trained({**base, "storage": str(tmp_path), "evaluate": {"seeds": 2}})
+    with monkeypatch.context() as without:
+        without.setitem(sys.modules, "scipy.stats", None)
+        without.setitem(sys.modules, "scipy", None)
+        found = evaluate.evaluate(project)
+        assert "needs scipy" in found["usefulness"]["because"]
+        assert evaluate.evaluated(project) == found
+    assert evaluate.evaluated(project) is None
+    found["packages"].append("scipy")
+    write_json(project.report, REPORT, found)
+    assert evaluate.evaluated(project) == found
+    monkeypatch.setitem(sys.modules, "kornia", None)
+    assert evaluate.evaluated(project) == found
+    monkeypatch.setattr(evaluate, "METRICS", evaluate.METRICS + 1)
+    assert evaluate.evaluated(project) is None
 
 
 @pytest.mark.parametrize(
