@@ -9,6 +9,7 @@ What is evaluated is what ``augment`` will write: new rows, or variants of train
 import hashlib
 import json
 from collections.abc import Mapping
+from importlib.util import find_spec
 from typing import Any
 
 from raygen.generators import families
@@ -22,6 +23,10 @@ from raygen.spec import Spec
 
 ADDED = {"rows", "balance", "allocate", "to", "classes", "variants", "where", "complete"}
 """What of ``augment`` decides which rows downstream models learn from."""
+PACKAGES = ("scipy", "sklearn", "imblearn", "kornia")
+"""What usefulness needs, and its rivals, and what may be missing."""
+METRICS = 1
+"""To be raised when a figure is computed in another way: reports with the earlier one are made anew."""
 
 
 def evaluate(project: Project) -> dict[str, Any]:
@@ -56,6 +61,7 @@ def evaluate(project: Project) -> dict[str, Any]:
         "gate": rules,
         "allocation": allocation,
         **compared,
+        "packages": _packages(spec),
         "inputs": _inputs(project),
         "inputs_but_augment": _inputs(project, augment=False),
     }
@@ -83,15 +89,24 @@ def evaluated(project: Project, augment: bool = True) -> dict[str, Any] | None:
         augment: whether it has to be of the rows that the spec asks for now.
     """
     known, name = read_json(project.report, REPORT), "inputs" if augment else "inputs_but_augment"
-    return known if known is not None and known.get(name) == _inputs(project, augment) else None
+    if known is None or known.get(name) != _inputs(project, augment):
+        return None
+    # For want of a package something was not computed that can be now; where one is missing now, the report holds.
+    return known if {*_packages(project.spec)} <= {*known["packages"]} else None
+
+
+def _packages(spec: Spec) -> list[str]:
+    """Those that are there, of those that usefulness needs."""
+    return [name for name in PACKAGES if spec.evaluate.usefulness and find_spec(name) is not None]
 
 
 def _inputs(project: Project, augment: bool = True) -> str:
-    """All that decides the report: the generator, the data it is compared with, the gate, and the rows that are added."""
+    """All that decides the report but what is installed: the generator, the data it is compared with, the gate, and the rows
+    that are added."""
     spec = project.spec
     rules = [rule.model_dump() for rule in spec.gate]
     judged = spec.evaluate.model_dump(mode="json")
-    decides: list[Any] = [project.trained().uri, project.run.uri, rules, _strength(spec), judged]
+    decides: list[Any] = [METRICS, project.trained().uri, project.run.uri, rules, _strength(spec), judged]
     if augment and spec.augment is not None and (spec.evaluate.usefulness or spec.allocates):
         decides.append(spec.augment.model_dump(mode="json", include=ADDED))
     if spec.evaluate.file is not None:

@@ -245,7 +245,7 @@ def useful(
             held = held.take(halves(np.asarray(held.classes).tolist(), spec.train.seed)[1])
         return _trial(generator, codec, training, held, strength, seed, target, decided)
 
-    return evaluate_usefulness.measure(spec, codec, strength is not None, prepare, seed)
+    return evaluate_usefulness.measure(spec, prepare, seed)
 
 
 def deciding(project: Project, generator: Generator, target: str) -> "Trial":
@@ -294,6 +294,7 @@ class Trial:
     most: int
     strength: float | None
     decided: Sequence[int] | None = None
+    others: int = 0
 
     @property
     def varies(self) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from raygen.datasets import columns, stream
 from raygen.datasets.codec import CELLS, Batch
@@ -18,7 +19,7 @@ from raygen.jobs.figures import metric, missing, number
 from raygen.jobs.project import Project
 from raygen.jobs.tally import Tally, tally
 from raygen.metrics import discriminator, privacy, tables
-from raygen.metrics.encoding import Column, encode
+from raygen.metrics.encoding import Column, decoded, encode
 from raygen.metrics.usefulness import Usefulness, halves
 from raygen.metrics.usefulness_tables import table_trial, table_usefulness
 from raygen.spec import Spec
@@ -32,7 +33,8 @@ MOST_PAIRS = 20  # of columns
 FEATURES = "columns"
 TAUGHT = 20_000  # rows that downstream models learn from, at most, and as many synthetic ones; of many classes fewer
 LEAST_TAUGHT = 2000
-MOST_CLASSES = 30  # that those tell, each of which has trees of its own
+MOST_CLASSES = 30  # that those tell, each of which has trees of its own; rarer values are one more
+OTHERS = "others"
 
 
 def compare(
@@ -216,12 +218,17 @@ def useful(
             tested = held.take(pa.array(halves(held[target].to_pylist(), spec.train.seed)[1]))
         return _trial(spec, generator, training, tested, whole, strength, target, decided)
 
-    return evaluate_usefulness.measure(spec, generator.codec, strength is not None, prepare, seed)
+    return evaluate_usefulness.measure(spec, prepare, seed)
 
 
 def deciding(project: Project, generator: Generator, target: str) -> "Trial":
     """What ``allocate`` decides by: on the half of the held-out rows that usefulness is not tested on."""
     training, held, whole = _read(project, generator)
+    if (distinct := len(_values(training[target]))) > MOST_CLASSES:
+        raise DataError(
+            f"{target!r} has {distinct} values, more than the {MOST_CLASSES} that augment.allocate decides about",
+            "leave augment.allocate out",
+        )
     tested, _ = halves(held[target].to_pylist(), project.spec.train.seed)
     return _trial(project.spec, generator, training, held.take(pa.array(tested)), whole, None, target)
 
@@ -237,16 +244,20 @@ def _trial(
     decided: Sequence[int] | None = None,
 ) -> "Trial":
     kinds = {name: generator.codec.fields[name].kind for name in generator.codec.cells}
-    column = encode({"training": training}, {target: "category"})[target]
-    if column.distinct > MOST_CLASSES:
-        raise DataError(
-            f"{target!r} has {column.distinct} values, more than {MOST_CLASSES}", "name another in evaluate.target"
-        )
-    most = max(LEAST_TAUGHT, round(TAUGHT * min(1.0, 4 / max(1, column.distinct))))
+    values = _values(training[target])
+    own = values[:MOST_CLASSES]
+    most = max(LEAST_TAUGHT, round(TAUGHT * min(1.0, 4 / max(1, len(own)))))
     asked = None if spec.augment is None else spec.augment.where
     real = training.slice(0, most)
     learned = {name: kind for name, kind in kinds.items() if name == target or not _same(real, name, kind, target)}
-    return Trial(generator, target, learned, real, held, whole, most, strength, asked, decided)
+    others = len(values) - len(own)
+    return Trial(generator, target, learned, real, held, whole, most, strength, asked, decided, own, others)
+
+
+def _values(column: pa.ChunkedArray) -> pa.Array:
+    """Those of a column, the most frequent first."""
+    counted = pc.value_counts(decoded(column).drop_null())
+    return counted.field("values").take(pa.array(np.argsort(-np.asarray(counted.field("counts")), kind="stable")))
 
 
 def _same(table: pa.Table, name: str, kind: str, target: str) -> bool:
@@ -259,7 +270,11 @@ def _same(table: pa.Table, name: str, kind: str, target: str) -> bool:
 
 @dataclass(frozen=True)
 class Trial:
-    """A table of whose rows gradient-boosted trees learn to tell a target: see ``evaluate_usefulness``."""
+    """A table of whose rows gradient-boosted trees learn to tell a target: see ``evaluate_usefulness``.
+
+    Attributes:
+        own: the values of the target that are classes of their own; there are so many ``others``, which share one.
+    """
 
     generator: Generator
     target: str
@@ -271,6 +286,8 @@ class Trial:
     strength: float | None
     where: Mapping[str, Any] | None
     decided: Sequence[int] | None = None
+    own: pa.Array | None = None
+    others: int = 0
 
     @property
     def varies(self) -> bool:
@@ -278,7 +295,7 @@ class Trial:
 
     @property
     def labels(self) -> tuple[np.ndarray, np.ndarray]:
-        tables = {"training": self.real, "held-out": self.held}
+        tables = {"training": self._classed(self.real), "held-out": self._classed(self.held)}
         learned, tested = encode(tables, {self.target: "category"}, least=0)[self.target].codes
         return learned, tested
 
@@ -307,4 +324,15 @@ class Trial:
         return self.generator.sample(rows, seed, [values[index] for index in classes], where)
 
     def judge(self, synthetic: Sequence[Any], added: Sequence[Any], seed: int) -> Usefulness:
-        return table_usefulness(self.real, self.held, synthetic, added, self.kinds, self.target, seed)
+        real, held, *made = map(self._classed, (self.real, self.held, *synthetic, *added))
+        alone, beside = made[: len(synthetic)], made[len(synthetic) :]
+        return table_usefulness(real, held, alone, beside, self.kinds, self.target, seed)
+
+    def _classed(self, table: pa.Table) -> pa.Table:
+        """With one class, as text, for values of the target that have none of their own."""
+        if not self.others:
+            return table
+        values = decoded(table[self.target])
+        kept = pc.or_(pc.is_in(values, self.own), pc.is_null(values))
+        classes = pc.if_else(kept, values.cast(pa.string()), OTHERS)
+        return table.set_column(table.column_names.index(self.target), self.target, classes)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from raygen.datasets.codec import Batch, Codec
+from raygen.datasets.codec import Batch
 from raygen.errors import DataError, RaygenError
 from raygen.generators.generator import Generator
 from raygen.jobs import progress
@@ -35,6 +35,7 @@ class Trial(Protocol):
         most: rows to add, at most.
         whole: training rows that the real ones are some of.
         varies: whether rows are made by varying the real ones.
+        others: how many values of the target share one class.
         decided: how many rows of each class of the generator are added, where ``allocate`` has decided it.
     """
 
@@ -50,6 +51,8 @@ class Trial(Protocol):
     def whole(self) -> int: ...
     @property
     def varies(self) -> bool: ...
+    @property
+    def others(self) -> int: ...
     @property
     def decided(self) -> Sequence[int] | None: ...
 
@@ -83,13 +86,10 @@ class Added(NamedTuple):
     asked: int
 
 
-def measure(
-    spec: Spec, codec: Codec, varies: bool, prepare: Callable[[str], Trial], seed: int
-) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
+def measure(spec: Spec, prepare: Callable[[str], Trial], seed: int) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
     """Train downstream models, and score them on held-out rows.
 
     Args:
-        varies: whether rows are made by varying real ones.
         prepare: makes the trial of a target.
         seed: the first of those under which it is done.
 
@@ -100,7 +100,7 @@ def measure(
     if not spec.evaluate.usefulness:
         return [missing(name, "evaluate.usefulness is false") for name in NAMES], None
     try:
-        of = target(spec, codec, varies)
+        of = spec.target()
         trial = prepare(of)
         wanted, found = compared(trial, spec.augment, spec.evaluate.seeds, seed)
     except RaygenError as error:
@@ -114,31 +114,7 @@ def measure(
     ]
     real = int((trial.labels[0] >= 0).sum())
     rows = {"real": real, "synthetic": len(trial.labels[0]), "added": wanted.rows, "asked": wanted.asked, "held_out": tested}
-    return metrics, _document(of, found, spec.evaluate.seeds, rows)
-
-
-def target(spec: Spec, codec: Codec, varies: bool) -> str:
-    """The column that downstream models tell.
-
-    Raises:
-        DataError: there is none, or nobody has said which.
-    """
-    asked, condition = spec.evaluate.target, spec.generator.condition
-    known = [name for name, field in codec.fields.items() if field.kind == "category"]
-    if not known:
-        raise DataError("the data has no category column", "add one that a model could tell from the others")
-    if not codec.is_table and condition is None and not varies:
-        raise DataError("the generator has no condition, so its rows have no label", "set generator.condition")
-    if not codec.is_table and condition is not None and asked not in (None, condition):
-        raise DataError(
-            f"the generator's rows have no label {asked!r}, but {condition!r}",
-            "leave evaluate.target out, or change generator.condition",
-        )
-    if (found := asked or condition) is not None:
-        return found
-    if len(known) > 1:
-        raise DataError("there are several categories", "name one in evaluate.target")
-    return known[0]
+    return metrics, {**_document(of, found, spec.evaluate.seeds, rows), "others": trial.others}
 
 
 def compared(trial: Trial, asked: AugmentSpec | None, seeds: int, seed: int) -> tuple[Added, Usefulness]:

@@ -541,7 +541,7 @@ def test_a_rule_of_use_needs_something_to_predict(file: Path) -> None:
     said = refused(file, DOCUMENTED, rule, "evaluate.usefulness=false").what
     assert "gate has a rule for lift, but evaluate.usefulness is false" in said
     several = of_table("family: gan").replace("kind: number", "kind: category")
-    assert "but nothing says what to predict: set evaluate.target" in refused(file, several, rule).what
+    assert "for lift, but there are several categories: name one in evaluate.target" in refused(file, several, rule).what
     load_spec(file, [rule, "evaluate.target=sex"])
 
 
@@ -550,6 +550,29 @@ def test_variants_have_no_ceiling_of_label_agreement(file: Path) -> None:
     assert "that of variants has none" in refused(file, DOCUMENTED, rule, "augment={variants: 2}").what
     load_spec(file, [rule])
     load_spec(file, ["gate=[{metric: label_agreement, min: 0.7}]", "augment={variants: 2}"])
+
+
+def test_a_gate_that_can_never_be_passed_is_refused_before_the_training(file: Path) -> None:
+    text = without(DOCUMENTED, RULE)
+    plain = ["generator={family: vae}", "augment={rows: 10}"]
+    for metric in ("synthetic_f1", "lift"):
+        rule = f"gate=[{{metric: {metric}, min: 0}}]"
+        said = refused(file, text, *plain, rule).what
+        assert f"gate has a rule for {metric}, but the generator has no condition, so its rows have no label" in said
+        load_spec(file, [rule, "generator={family: vae}", "augment={variants: 2}"])  # which have those of their rows
+    rule = "gate=[{metric: negative_log_likelihood, max: 9999}]"
+    said = refused(file, text, rule, "generator={family: vae}", "augment={variants: 2}").what
+    assert "gate has a rule for negative_log_likelihood, which variants do not have" in said
+    load_spec(file, [rule, *plain])
+
+
+def test_a_label_that_images_do_not_have_cannot_be_told(file: Path) -> None:
+    style = "dataset.schema.style={kind: category}"
+    said = refused(file, DOCUMENTED, style, "evaluate.target=style").what
+    assert "evaluate.target is 'style', but the generator's images have the label 'label': leave it out" in said
+    load_spec(file, [style])
+    file.write_text(of_table("family: autoregressive, condition: sex").replace("kind: number", "kind: category"))
+    load_spec(file, ["evaluate.target=age"])
 
 
 def gate_of(file: Path, text: str, *overrides: str) -> dict[str, dict[str, Any]]:

@@ -15,7 +15,7 @@ from pydantic import model_validator as validator
 
 from raygen import gate
 from raygen.dialect import dump
-from raygen.errors import did_you_mean
+from raygen.errors import DataError, did_you_mean
 from raygen.options import FAMILIES, FamilySpec, GanSpec, GeneratorSpec, PositiveFloat, Strict, TransformsSpec
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
@@ -479,11 +479,26 @@ class Spec(Strict):
                 document = {**document, "train": {**options, "watch": {"metric": "quality", **watch}}}
         return document
 
-    @property
-    def target(self) -> str | None:
-        """The category that downstream models predict; None where none is named, and there is not just one."""
+    def target(self) -> str:
+        """The category that downstream models predict.
+
+        Raises:
+            DataError: there is none, nobody has said which, or rows have no label.
+        """
         categories = [name for name, field in self.dataset.fields.items() if field.kind == "category"]
-        return self.evaluate.target or self.generator.condition or (categories[0] if len(categories) == 1 else None)
+        if not categories:
+            raise DataError("the data has no category column", "add one that a model could tell from the others")
+        if not self.is_table and self.generator.condition is None and not self.varies:
+            raise DataError("the generator has no condition, so its rows have no label", "set generator.condition")
+        named = self.evaluate.target or self.generator.condition
+        if named is None and len(categories) > 1:
+            raise DataError("there are several categories", "name one in evaluate.target")
+        return named or categories[0]
+
+    @property
+    def varies(self) -> bool:
+        """Whether rows are made by varying real ones, rather than new."""
+        return self.generator.family == "transforms" or (self.augment is not None and self.augment.variants is not None)
 
     @property
     def allocates(self) -> bool:
@@ -495,18 +510,13 @@ class Spec(Strict):
         """Whether the dataset is a table, rather than images."""
         return not any(isinstance(field, ImageField) for field in self.dataset.fields.values())
 
-    @property
-    def varies(self) -> bool:
-        """Whether rows are variants of real ones, rather than new."""
-        return self.generator.family == "transforms" or (self.augment is not None and self.augment.variants is not None)
-
     @validator(mode="after")
     def _has_a_gate(self) -> "Spec":
         """A spec that says nothing of its gate gets one, and says so from then on."""
         if "gate" in self.model_fields_set:
             return self
         conditional = self.generator.condition is not None
-        # Not a column that nobody has named: it may have too many values to be predicted, and then nothing would pass.
+        # Not a column that nobody has named: perhaps it cannot be told from the others, and then nothing would pass.
         named = conditional or (self.is_table and self.evaluate.target is not None)
         rules = gate.default(
             "tables" if self.is_table else "images",
@@ -559,6 +569,11 @@ class Spec(Strict):
                     f"augment.allocate decides by how well {self.augment.balance!r} is told, and evaluate.target is "
                     f"{target!r}: leave one out"
                 )
+        if image is not None and condition is not None and self.evaluate.target not in (None, condition):
+            raise ValueError(
+                f"evaluate.target is {self.evaluate.target!r}, but the generator's images have the label {condition!r}: "
+                "leave it out, or change generator.condition"
+            )
         asked = {f"gate: {rule.metric}": rule.metric for rule in self.gate}
         if self.train.watch is not None:
             asked["train.watch.metric"] = self.train.watch.metric
@@ -583,12 +598,16 @@ class Spec(Strict):
             raise ValueError(
                 "gate has a rule for label_agreement of its ceiling, and that of variants has none: give min, not of"
             )
+        if self.varies and any(rule.metric == "negative_log_likelihood" for rule in self.gate):
+            raise ValueError("gate has a rule for negative_log_likelihood, which variants do not have: it is of new rows")
         if (of_use := next((rule.metric for rule in self.gate if rule.metric in OF_USE), None)) is None:
             return self
         if not self.evaluate.usefulness:
             raise ValueError(f"gate has a rule for {of_use}, but evaluate.usefulness is false; leave one out")
-        if self.target is None:
-            raise ValueError(f"gate has a rule for {of_use}, but nothing says what to predict: set evaluate.target")
+        try:
+            self.target()
+        except DataError as error:
+            raise ValueError(f"gate has a rule for {of_use}, but {error.what}: {error.hint}") from None
         return self
 
     def to_yaml(self) -> str:

@@ -147,6 +147,13 @@ def test_too_few_held_out_rows_decide_nothing(good: Generator) -> None:
         settled(good, goods(1500), goods(1, seed=1))
 
 
+def test_more_classes_than_are_told_apart_are_not_decided_on(good: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluate_tables, "MOST_CLASSES", 1)
+    monkeypatch.setattr(evaluate_tables, "_read", lambda *_: (goods(1500), goods(100, seed=1), 1500))
+    with pytest.raises(DataError, match=r"'sort' has 2 values, more than the 1 that augment\.allocate decides about"):
+        evaluate_tables.deciding(Project(spec_of()), good, "sort")
+
+
 def test_images_are_decided_on(base: Document, trained: Callable[[Document], Project]) -> None:
     """Real ones of a rare class, made by nobody, are seen to help: which says that the test can tell."""
     generator = Generator.load(trained(base).trained().uri)

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,10 +15,10 @@ from raygen.datasets.codec import Codec
 from raygen.datasets.statistics import Statistics
 from raygen.errors import RaygenError
 from raygen.generators.generator import Generator, untrained
-from raygen.jobs import allocate, evaluate, evaluate_images, evaluate_tables, evaluate_usefulness
+from raygen.jobs import allocate, evaluate, evaluate_images, evaluate_tables
 from raygen.jobs.evaluate_images import Rows
 from raygen.jobs.evaluate_usefulness import added
-from raygen.jobs.project import Project
+from raygen.jobs.project import REPORT, Project, write_json
 from raygen.load import load_spec
 from raygen.metrics import usefulness_images
 from raygen.metrics.features import Pixels
@@ -167,11 +168,37 @@ def test_too_few_rows_or_classes_are_told() -> None:
     assert "0 held-out rows have a class" in because(useful(rows, none))
     assert "the held-out rows have fewer than 2 values of 'rich'" in because(useful(rows, people(200, 0.0)))
     assert "the training rows have fewer than 2 values of 'rich'" in because(useful(people(200, 0.0), rows))
-    wide = rows.set_column(4, "rich", pa.array([f"r{n % 40}" for n in range(200)]))
-    assert "'rich' has 40 values, more than 30: name another in evaluate.target" in because(useful(wide, wide))
     only = {name: {"kind": "category"} for name in ("code", "rich")}
     spec = {"dataset": {**TABLE["dataset"], "schema": only}}
     assert "there is no column to tell 'rich' from" in because(useful(rows, rows, **spec))
+
+
+@pytest.mark.parametrize(("called", "strength"), [("c{}", None), (None, 0.5)])
+def test_of_many_classes_the_rarest_share_one(
+    called: str | None, strength: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The least frequent 3 of 5, and one that is held out alone; and rows without a class."""
+    monkeypatch.setattr(evaluate_tables, "MOST_CLASSES", 2)
+    n = np.repeat(np.arange(5), [60, 60, 20, 20, 20])
+    values = [None, *(int(i) if called is None else called.format(i) for i in n)]
+    table = pa.table({"age": np.append(0, n), "wage": np.random.default_rng(0).normal(size=len(values)), "rich": values})
+    fields = {"age": {"kind": "number"}, "wage": {"kind": "number"}, "rich": {"kind": "category"}}
+    spec, generator = of_table(table, dataset={**TABLE["dataset"], "schema": fields})
+    new = [*values[:-1], 99 if called is None else "new"]
+    held = table.set_column(2, "rich", pa.array(new, table["rich"].type))
+    (alone, lift), document = evaluate_tables.useful(spec, generator, table, held, len(table), strength, 0)
+    assert document is not None
+    assert None not in (alone["value"], lift["value"])
+    assert (document["target"], document["others"]) == ("rich", 3)
+    assert document["held"] == {str(values[1]): 60, str(values[61]): 60, "others": 60}
+    assert document["scores"]["real"]["macro"]["f1"]["value"] > 0.9  # the age tells
+
+
+def test_of_few_classes_none_is_shared() -> None:
+    _, document = useful(people(200, 0.3), people(200, 0.3, 1))
+    assert document is not None
+    assert document["others"] == 0
+    assert document["held"].keys() == {"no", "yes"}
 
 
 def test_rows_with_nulls_are_learnt_from() -> None:
@@ -249,8 +276,8 @@ def test_large_data_are_cut_at_random_and_so_are_large_plans(
 
 
 def test_variants_have_the_labels_of_their_rows(base: Document, trained: Callable[[Document], Project], short: None) -> None:
-    spec, generator, codec = of_images(base, trained, augment={"variants": 3})
-    assert evaluate_usefulness.target(spec, codec, True) == "label"
+    spec, generator, _ = of_images(base, trained, augment={"variants": 3})
+    assert spec.target() == "label"
     rows = Rows(*pictures([10, 10, 10, 10]).values())
     trial = evaluate_images.Trial(generator, "label", "0123", rows, rows, 40, 100, 0.5)
     assert added(trial, spec.augment) == (100, None, 120)
@@ -293,21 +320,12 @@ def test_quick_models_find_the_components_of_the_real_images_once(
     assert (trial.told({name: np.repeat(values, 9, axis=0) for name, values in misled.items()}) != trial.places[1]).any()
 
 
-@pytest.mark.parametrize(
-    ("changed", "said"),
-    [
-        ({"generator": {"family": "vae", "width": 4, "latent": 6}}, "has no condition, so its rows have no label"),
-        ({"evaluate": {"seeds": 2, "target": "kind"}}, "the generator's rows have no label 'kind', but 'label'"),
-    ],
-)
-def test_images_without_labels_are_told(
-    base: Document, trained: Callable[[Document], Project], changed: Document, said: str
-) -> None:
-    fields = {**base["dataset"]["schema"], "kind": {"kind": "category"}}
-    spec, generator, _ = of_images(base, trained)
-    spec = load_spec({**base, "dataset": {**base["dataset"], "schema": fields}, **changed})
+def test_images_without_labels_are_told(base: Document, trained: Callable[[Document], Project]) -> None:
+    _, generator, _ = of_images(base, trained)
+    spec = load_spec({**base, "generator": {"family": "vae", "width": 4, "latent": 6}})
     sides = pictures([9, 9]), pictures([9, 9])
-    assert said in because(evaluate_images.useful(spec, generator, generator.codec, sides, None, 0))
+    found = evaluate_images.useful(spec, generator, generator.codec, sides, None, 0)
+    assert "has no condition, so its rows have no label" in because(found)
 
 
 # The report.
@@ -326,6 +344,26 @@ def test_a_report_is_of_the_rows_that_are_added_and_of_how_it_is_judged(
     elsewhere = {**few, "seed": 3, "output": "there", "start": 5, "workers": 2, "shard_rows": 10}
     assert evaluate._inputs(trained({**base, "augment": elsewhere})) in reports
     assert len({evaluate._inputs(trained({**base, "augment": asked}), augment=False) for asked in (few, many)}) == 1
+
+
+def test_a_report_without_a_package_is_made_anew_once_that_is_there_and_is_kept_where_one_is_gone(
+    ray: None, base: Document, trained: Callable[[Document], Project], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = trained({**base, "storage": str(tmp_path), "evaluate": {"seeds": 2}})
+    with monkeypatch.context() as without:
+        without.setitem(sys.modules, "scipy.stats", None)
+        without.setitem(sys.modules, "scipy", None)
+        found = evaluate.evaluate(project)
+        assert "needs scipy" in found["usefulness"]["because"]
+        assert evaluate.evaluated(project) == found
+    assert evaluate.evaluated(project) is None
+    found["packages"].append("scipy")
+    write_json(project.report, REPORT, found)
+    assert evaluate.evaluated(project) == found
+    monkeypatch.setitem(sys.modules, "kornia", None)
+    assert evaluate.evaluated(project) == found
+    monkeypatch.setattr(evaluate, "METRICS", evaluate.METRICS + 1)
+    assert evaluate.evaluated(project) is None
 
 
 @pytest.mark.parametrize(

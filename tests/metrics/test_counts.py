@@ -97,6 +97,19 @@ def test_the_order_and_the_pieces_change_nothing() -> None:
         assert each.intervals[0] == pytest.approx(found[0].intervals[0], abs=1e-12)
 
 
+def test_what_is_sent_is_small_and_the_same() -> None:
+    random = np.random.default_rng(0)
+    wide = pa.table({f"c{n}": random.integers(0, 60, 5000).astype(str) for n in range(20)})
+    counts = counted(Grid.of(wide, dict.fromkeys(wide.column_names, "category")), wide)
+    sent = counts.to_bytes()
+    assert len(sent) < (counts.rows.nbytes + counts.moments.nbytes) / 10
+    again = Counts.of_bytes(counts.grid, sent)
+    assert (again.rows == counts.rows).all()
+    mixed = counted(Grid.of(rows(), KINDS), rows())
+    assert mixed.moments.any()
+    assert (Counts.of_bytes(mixed.grid, mixed.to_bytes()).moments == mixed.moments).all()
+
+
 def found_rows(cells: Grid, table: pa.Table, groups: np.ndarray) -> np.ndarray:
     counts = Counts(cells)
     counts.update(table, groups)
