@@ -35,7 +35,7 @@ def run(project: Project) -> None:
     gate.check(evaluation)
     registry = Registry(project.folder)
     if registry.promoted(evaluation["generator"]) is None:  # once only: a rollback is not undone by running again
-        registry.promote(evaluation["generator"])
+        registry.promote(evaluation["generator"], evaluation=evaluation)
     if project.spec.augment is not None:
         augment.augment(project)
         report.write(project)

@@ -163,11 +163,12 @@ class Registry:
         names = dict.fromkeys([*ours, *theirs])
         return {name: (ours.get(name), theirs.get(name)) for name in names if ours.get(name) != theirs.get(name)}
 
-    def promote(self, digest: str, force: bool = False) -> Promotion:
+    def promote(self, digest: str, force: bool = False, evaluation: Mapping[str, Any] | None = None) -> Promotion:
         """Make a generator current. The one that is so already stays so, and nothing is written.
 
         Args:
             force: even if it has not passed its gate, which the promotion will say.
+            evaluation: the report that it is judged by, and that the promotion stands on; by default the last one.
 
         Raises:
             GateError: it has not passed its gate.
@@ -176,7 +177,7 @@ class Registry:
         """
         digest = self.find(digest)
         before = self.current()
-        evaluation = self.evaluation(digest)
+        evaluation = self.evaluation(digest) if evaluation is None else evaluation
         refusal = _refusal(digest, evaluation)
         if refusal is not None and not force:
             raise refusal
