@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-SECONDS_TARGET, GIGABYTES_TARGET, RATIO_TARGET = 600.0, 4.0, 0.8
+SECONDS_TARGET, GIGABYTES_TARGET, RATIO_TARGET = 600.0, 4.0, 0.5
 GROUP = 250_000
 HOLDOUT = 0.9  # a tenth is learnt from, so that the generator is there soon; and more is counted than would be otherwise
 KINDS = {
