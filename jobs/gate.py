@@ -6,8 +6,9 @@ from math import isfinite
 from typing import Any
 
 from raygen.errors import GateError
+from raygen.gate import LEAST, MOST, OF_USE, GateRule
 from raygen.metrics.usefulness import needs_extra
-from raygen.spec import LEAST, MOST, OF_USE, GateRule, Spec
+from raygen.spec import Spec
 
 
 def require(spec: Spec) -> None:

@@ -39,7 +39,7 @@ SPELT = {
 }
 SPELT |= {"membership_auc": "membership AUC", "negative_log_likelihood": "negative log-likelihood"}
 OF_FEATURES = {"columns": "of columns", "rows": "of whole rows", "distances": "by distances between rows"}
-OF_FEATURES |= {name: f"on {name}" for name in ("pixels", "thumbnails", "inception", "images")}
+OF_FEATURES |= {name: f"on {name}" for name in ("pixels", "thumbnails", "inception")}
 OF_INCEPTION = {"frechet_distance": "FID of few rows", "kernel_distance": "KID"}
 """What papers call them."""
 NOT_ON_FEATURES = {"label_agreement", "classifier_score", "discriminator_auc", *GROUPS["usefulness"]}

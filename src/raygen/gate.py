@@ -1,10 +1,103 @@
-"""The gate of a spec that does not write one: what noise, a copy of the training rows and a collapsed generator cannot pass.
+"""The gate: what its rules may say, and the gate of a spec that does not write one.
 
-Its bounds are shares of what real rows score against real rows, so that they hold for data that nobody has seen. Where a
-rule asks that more is surely reached, it judges the pessimistic end of the interval, which few rows make wide.
+The bounds of the latter are what noise, a copy of the training rows and a collapsed generator cannot pass, as shares of what
+real rows score against real rows, so that they hold for data that nobody has seen. Where a rule asks that more is surely
+reached, it judges the pessimistic end of the interval, which few rows make wide.
 """
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+from pydantic import model_validator as validator
+
+from raygen.options import Strict
+
+MetricOfImages = Literal[
+    "label_agreement",
+    "frechet_distance",
+    "classifier_score",
+    "precision",
+    "recall",
+    "density",
+    "coverage",
+    "negative_log_likelihood",
+    "kernel_distance",
+    "identical_share",
+    "membership_auc",
+    "closer_share",
+    "close_share",
+    "close_ratio",
+    "synthetic_f1",
+    "lift",
+]
+MetricOfTables = Literal[
+    "quality",
+    "column_shapes",
+    "pair_trends",
+    "discriminator_auc",
+    "identical_share",
+    "membership_auc",
+    "closer_share",
+    "synthetic_f1",
+    "lift",
+]
+OF_USE = ("synthetic_f1", "lift")
+"""What downstream models score that learn from synthetic rows."""
+WITHOUT_CEILING = ("negative_log_likelihood", "lift")
+"""Real data has no such figure of its own."""
+
+LEAST, MOST = ("min", "at_least"), ("max", "at_most")
+Bound = Annotated[float | None, Field(exclude_if=lambda bound: bound is None)]  # a spec shows those that a rule has
+
+
+class GateRule(Strict):
+    """A metric of the report and the least or most it may be.
+
+    Attributes:
+        min: of the figure itself; so ``max``.
+        at_least: of the low end of its 95 % interval: surely so much, whatever the chance of the rows; so ``at_most`` of
+            the high end.
+        of: bounds are shares of its ceiling, what real rows score against real rows.
+        plus: what is added to that share; of a ceiling that may be 0.
+    """
+
+    metric: Literal[MetricOfImages, MetricOfTables]
+    min: Bound = None
+    max: Bound = None
+    at_least: Bound = None
+    at_most: Bound = None
+    of: Annotated[Literal["ceiling"] | None, Field(exclude_if=lambda unit: unit is None)] = None
+    plus: Bound = None
+
+    @property
+    def bounds(self) -> dict[str, float]:
+        """Those that it has, by name."""
+        return {name: bound for name in (*LEAST, *MOST) if (bound := getattr(self, name)) is not None}
+
+    @validator(mode="after")
+    def _has_bounds_that_go_together(self) -> "GateRule":
+        bounds = self.bounds
+        if not bounds:
+            raise ValueError(f"a rule for {self.metric} has none of {', '.join((*LEAST, *MOST))}")
+        for figure, end in (LEAST, MOST):
+            if figure in bounds and end in bounds:
+                raise ValueError(
+                    f"a rule for {self.metric} has both {figure}, which is of the figure, and {end}, which is of the worse "
+                    "end of its interval; leave one out"
+                )
+        least, most = (next((name for name in way if name in bounds), None) for way in (LEAST, MOST))
+        if least and most and bounds[least] > bounds[most]:
+            raise ValueError(
+                f"a rule for {self.metric} has {least} {bounds[least]:g} above {most} {bounds[most]:g}, so nothing meets it"
+            )
+        if self.of is not None and self.metric in WITHOUT_CEILING:
+            raise ValueError(f"a rule for {self.metric} is of its ceiling, but it has none; leave out of")
+        if self.of is not None and self.metric == "kernel_distance" and self.plus is None:
+            raise ValueError("a rule for kernel_distance is of its ceiling, which is about 0: add plus, or leave out of")
+        if self.plus is not None and self.of is None:
+            raise ValueError(f"a rule for {self.metric} has plus, which is added to a share of its ceiling: add of: ceiling")
+        return self
+
 
 Rule = dict[str, Any]
 

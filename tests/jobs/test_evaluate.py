@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from raygen.gate import GateRule
 from raygen.generators.generator import Generator
 from raygen.jobs import evaluate_images, gate
 from raygen.jobs.evaluate_images import Rows
@@ -13,7 +14,6 @@ from raygen.jobs.project import Project
 from raygen.metrics import fidelity
 from raygen.metrics.features import Pixels, Thumbnails
 from raygen.metrics.features import _thumbnails as thumbnails
-from raygen.spec import GateRule
 
 Spec = dict[str, Any]
 NAME = "negative_log_likelihood"

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from raygen.errors import GateError, RaygenError
+from raygen.gate import GateRule
 from raygen.jobs import gate
 from raygen.jobs.figures import missing
 from raygen.load import load_spec
-from raygen.spec import GateRule
 
 RECALL = {"name": "recall", "value": 0.5, "ceiling": 0.8, "interval": [0.45, 0.55]}
 

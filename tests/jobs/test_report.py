@@ -9,11 +9,11 @@ from typing import Any, get_args
 import pytest
 
 import raygen
+from raygen.gate import MetricOfImages, MetricOfTables
 from raygen.generators.card import WARNING
 from raygen.jobs import glossary, plots, report
 from raygen.jobs.project import Project
 from raygen.load import load_spec
-from raygen.spec import MetricOfImages, MetricOfTables
 
 CHROMIUM = shutil.which("chromium")
 FLAGS = "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-component-update"
