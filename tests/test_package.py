@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = ("datasets", "generators", "metrics", "jobs", "cluster")
+FOLDERS = ("datasets", "generators", "metrics", "jobs", "serving", "cluster")
 IMPORT_ALL = """
 import importlib, pathlib, raygen
 root = pathlib.Path(raygen.__file__).parent

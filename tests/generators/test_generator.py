@@ -25,7 +25,7 @@ from raygen.datasets.storage import Folder
 from raygen.errors import OutputError, RaygenError
 from raygen.generators import artifact, noise
 from raygen.generators.base import Sampler
-from raygen.generators.generator import Generator, untrained
+from raygen.generators.generator import Ask, Generator, untrained
 from raygen.options import FamilySpec, GanSpec, VaeSpec
 from raygen.spec import CategoryField, ImageField
 
@@ -102,6 +102,25 @@ def saved(generator: Generator, tmp_path: Path) -> Path:
 
 def pixels(generator: Generator, table: pa.Table) -> np.ndarray:
     return generator.codec.encode(table)["picture"]
+
+
+class TestBatch:
+    def test_rows_of_several_who_ask_are_those_of_each_alone(self, any_generator: Generator) -> None:
+        asked = [
+            Ask(rows, seed, any_generator.classes(rows, seed))
+            for rows, seed in [(range(3), 7), (range(FAR, FAR + 70), 7), (range(1), 8), (range(60, 66), 8), (range(3), 7)]
+        ]
+        for ask, batch in zip(asked, any_generator.batch(asked), strict=True):
+            alone = any_generator.tensors(*ask)
+            assert batch.keys() == alone.keys()
+            assert all(np.array_equal(batch[name], alone[name]) for name in alone)
+
+    def test_networks_that_mind_the_slot_make_each_range_by_itself(self, generator: Generator) -> None:
+        asked = [Ask(range(3), seed, generator.classes(range(3), seed)) for seed in (1, 2)]
+        alone = [generator.tensors(*ask)["picture"] for ask in asked]
+        careful = dataclasses.replace(generator)
+        careful.__dict__["any_slot"] = False
+        assert all(np.array_equal(a["picture"], b) for a, b in zip(careful.batch(asked), alone, strict=True))
 
 
 class TestRows:

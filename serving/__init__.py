@@ -1,0 +1,1 @@
+"""Endpoints: published generators that answer over HTTP."""

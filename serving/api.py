@@ -1,0 +1,108 @@
+"""What an endpoint is asked, and what it says of itself: the models of its JSON, which its OpenAPI document is made of."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+ModelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$", examples=["digits"])]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+MOST_ROW = 2**48
+"""Rows are numbered up to here."""
+
+
+class Asked(BaseModel):
+    """Unknown members are errors, so that a slip of the pen is not an answer to another question."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Generate(Asked):
+    """Rows by their numbers: the same ones whenever and wherever they are asked for, as ``raygen augment`` writes them.
+
+    Attributes:
+        model: the name of a project that is served; may be left out where there is one.
+        rows: how many.
+        start: the number of the first.
+        seed: of the dataset that they are rows of.
+        condition: what all of them show; by default each draws its own, with the frequencies of the training data.
+        where: of a table, by column a value, a list of values, or the least and the most.
+    """
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"model": "digits", "rows": 4, "seed": 1, "condition": 7},
+                {"model": "adult", "rows": 100, "seed": 1, "where": {"age": [18, 25], "income": ">50K"}},
+            ]
+        }
+    )
+
+    model: ModelName | None = None
+    rows: Annotated[int, Field(ge=1, le=MOST_ROW)] = 1
+    start: Annotated[int, Field(ge=0, le=MOST_ROW)] = 0
+    seed: Seed = 0
+    condition: bool | int | str | None = None
+    where: dict[str, Any] | None = None
+
+
+class Images(Asked):
+    """The shape of OpenAI's ``/v1/images/generations``.
+
+    Attributes:
+        prompt: the class, as text (``"7"``), or as JSON (``{"digit": 7}``).
+        n: how many.
+        size: ``WIDTHxHEIGHT``, or ``auto``: the pictures are of one size, and are not scaled.
+        seed: raygen's; by default another one every time.
+        user: is not looked at.
+    """
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"model": "digits", "prompt": "7", "n": 2}]})
+
+    prompt: Annotated[str, Field(max_length=1000)]
+    model: ModelName | None = None
+    n: Annotated[int, Field(ge=1, le=10)] = 1
+    size: Annotated[str, Field(pattern=r"^(auto|\d{1,4}x\d{1,4})$")] = "auto"
+    response_format: Literal["b64_json"] = "b64_json"
+    seed: Seed | None = None
+    user: str | None = None
+
+
+class Image(BaseModel):
+    b64_json: str
+    revised_prompt: str
+
+
+class GeneratedImages(BaseModel):
+    created: int
+    data: list[Image]
+
+
+class Model(BaseModel):
+    """A published generator.
+
+    Attributes:
+        id: the name of its project.
+        created: when it was promoted, in seconds since 1970.
+        digest: of the generator that answers now.
+        verdict: of its gate.
+        kind: ``images`` or ``tables``.
+        condition: the column that it can be asked by, and ``classes``, its values.
+        columns: what a row has, with their Arrow types.
+    """
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: str = "raygen"
+    digest: str
+    verdict: str
+    family: str
+    kind: Literal["images", "tables"]
+    condition: str | None
+    classes: list[bool | int | str | None]
+    columns: dict[str, str]
+
+
+class Models(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[Model]

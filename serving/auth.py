@@ -1,0 +1,188 @@
+"""Who may ask, and for how much: bearer tokens (RFC 6750), of which nothing but SHA-256 digests is kept.
+
+A token is 256 random bits, so a fast hash is as good as a slow one: there is nothing to guess. ``make`` makes one. They are
+listed in a YAML file:
+
+    - {name: ana, sha256: 9f86d081884c…, rows: 1000000, concurrent: 100000}
+    - {name: nightly, sha256: 60303ae22b99…}
+
+or in an environment variable, ``RAYGEN_TOKENS="ana:rg_…,nightly:rg_…"``, which hands over the tokens themselves.
+"""
+
+import hashlib
+import hmac
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, TypeAdapter, ValidationError
+
+from raygen.errors import SpecError
+from raygen.serving.problems import Problem
+
+PREFIX = "rg_"
+DAY = 24 * 3600.0
+CHALLENGE = {"WWW-Authenticate": 'Bearer realm="raygen"'}
+
+
+class Token(BaseModel):
+    """What one who asks is known by.
+
+    Attributes:
+        name: for the log and the limits; never secret.
+        sha256: of the token, hexadecimal.
+        rows: how many rows it may ask for in 24 hours; without it, any number.
+        concurrent: how many rows may be under way for it at once.
+        requests: how many requests it may make in a minute.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,63}$")]
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    rows: PositiveInt | None = None
+    concurrent: PositiveInt | None = None
+    requests: PositiveInt | None = None
+
+
+_TOKENS = TypeAdapter(list[Token])
+
+
+def make() -> tuple[str, str]:
+    """A new token, and its SHA-256: the first for who asks, the second for the file."""
+    token = PREFIX + secrets.token_urlsafe(32)
+    return token, digest(token)
+
+
+def digest(token: str) -> str:
+    return hashlib.sha256(token.encode(errors="surrogatepass")).hexdigest()
+
+
+def read(path: str | Path) -> list[Token]:
+    """The tokens of a file.
+
+    Raises:
+        SpecError: it is not there, or not what it should be.
+    """
+    try:
+        tokens = _TOKENS.validate_python(yaml.safe_load(Path(path).read_bytes()) or [])
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SpecError(f"{path}: cannot be read ({type(error).__name__})", "give a YAML list of tokens") from None
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]  # what is there may be a token itself
+        where = ".".join(map(str, first["loc"]))
+        raise SpecError(f"{path}: {where}: {first['msg']}", "as in {name: ana, sha256: …}; raygen token makes one") from None
+    return _distinct(tokens, str(path))
+
+
+def of_environment(value: str) -> list[Token]:
+    """The tokens of ``name:token,name:token``.
+
+    Raises:
+        SpecError: it is not so.
+    """
+    tokens = []
+    for number, part in enumerate(filter(None, map(str.strip, value.split(","))), 1):
+        name, colon, token = part.partition(":")
+        if not colon or len(token) < 16:
+            raise SpecError(
+                f"RAYGEN_TOKENS: entry {number} is not NAME:TOKEN, of 16 characters or more", "raygen token makes one"
+            )
+        try:
+            tokens.append(Token(name=name, sha256=digest(token)))
+        except ValidationError:
+            raise SpecError(f"RAYGEN_TOKENS: entry {number} has no name of letters and digits", "as in ana:rg_…") from None
+    return _distinct(tokens, "RAYGEN_TOKENS")
+
+
+def _distinct(tokens: Sequence[Token], where: str) -> list[Token]:
+    for attribute in ("name", "sha256"):
+        values = [getattr(token, attribute) for token in tokens]
+        if len(set(values)) < len(values):
+            raise SpecError(f"{where}: two tokens have the same {attribute}", "give each its own")
+    return [*tokens]
+
+
+@dataclass
+class _Use:
+    """What a token has asked for: rows of the last day by the second in which they were asked, and so requests."""
+
+    rows: list[tuple[float, int]] = field(default_factory=list)
+    requests: list[float] = field(default_factory=list)
+    under_way: int = 0
+
+
+class Doorkeeper:
+    """Lets in who has a token, within its limits, which each proxy or replica that has a doorkeeper counts by itself.
+
+    Args:
+        tokens: who may ask; None lets everybody in, by the name ``anybody``.
+        clock: seconds, growing.
+    """
+
+    def __init__(self, tokens: Sequence[Token] | None, clock: Callable[[], float] = time.monotonic) -> None:
+        self._tokens = None if tokens is None else [*tokens]
+        self._clock = clock
+        self._uses: dict[str, _Use] = {}
+        self._lock = threading.Lock()
+
+    def who(self, headers: Mapping[str, str]) -> Token:
+        """The one whose token the header ``authorization`` has.
+
+        Raises:
+            Problem: 401; it has none, or not that of anybody.
+        """
+        if self._tokens is None:
+            return ANYBODY
+        scheme, _, given = headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not given.strip():
+            raise Problem(401, "there is no bearer token", "send Authorization: Bearer TOKEN", CHALLENGE)
+        asked, found = digest(given.strip()), None
+        for token in self._tokens:  # all of them, so that the time tells nothing
+            if hmac.compare_digest(token.sha256, asked):
+                found = token
+        if found is None:
+            challenge = {name: f'{value}, error="invalid_token"' for name, value in CHALLENGE.items()}
+            raise Problem(401, "the bearer token is not known", "ask whoever runs this for another", challenge)
+        return found
+
+    @contextmanager
+    def admitted(self, token: Token, rows: int) -> Iterator[None]:
+        """While its rows are under way.
+
+        Raises:
+            Problem: 429; it has asked for too much, with ``Retry-After``.
+        """
+        with self._lock:
+            now, use = self._clock(), self._uses.setdefault(token.name, _Use())
+            use.rows = [(at, n) for at, n in use.rows if now - at < DAY]
+            use.requests = [at for at in use.requests if now - at < 60]
+            if token.requests is not None and len(use.requests) >= token.requests:
+                raise _too_much(f"{token.requests} requests in a minute", 60 - (now - use.requests[0]))
+            if token.rows is not None and sum(n for _, n in use.rows) + rows > token.rows:
+                wait = DAY - (now - use.rows[0][0]) if use.rows and rows <= token.rows else DAY
+                raise _too_much(f"{token.rows:,} rows in 24 hours", wait)
+            if token.concurrent is not None and use.under_way + rows > token.concurrent:
+                raise _too_much(f"{token.concurrent:,} rows at once", 1)
+            use.requests.append(now)
+            use.rows.append((now, rows))
+            use.under_way += rows
+        try:
+            yield
+        finally:
+            with self._lock:
+                use.under_way -= rows
+
+
+ANYBODY = Token(name="anybody", sha256="0" * 64)
+
+
+def _too_much(limit: str, wait: float) -> Problem:
+    seconds: Any = max(1, int(wait + 0.999))
+    return Problem(429, f"this token may ask for {limit}", f"try again in {seconds} s", {"Retry-After": str(seconds)})
