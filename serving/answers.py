@@ -4,13 +4,12 @@ import base64
 import io
 import json
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
+from abc import ABC, abstractmethod
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image
 
 from raygen.datasets import images
 from raygen.datasets.codec import Codec
@@ -67,18 +66,25 @@ def _matches(kind: str, of: str) -> bool:
     return of in ("*/*", kind) or (of.endswith("/*") and kind.startswith(of[:-1]))
 
 
-def write(tables: Iterable[pa.Table], kind: str, codec: Codec) -> Iterator[bytes]:
-    """The bytes of an answer, as the rows come; nothing but Parquet and PNG holds more than one piece of them.
+class Writer(ABC):
+    """Turns rows into the bytes of an answer, some at a time."""
 
-    Args:
-        tables: the rows, in pieces.
-        kind: of `MEDIA_TYPES`.
-        codec: of the generator that they are of.
-    """
-    writers: dict[str, Callable[[Iterable[pa.Table], Codec], Iterator[bytes]]] = {
-        JSON: _json, ARROW: _arrow, PARQUET: _parquet, PNG: _png, ZIP: _zip,
-    }  # fmt: skip
-    return writers[kind](tables, codec)
+    def __init__(self, codec: Codec) -> None:
+        self.codec = codec
+
+    @abstractmethod
+    def add(self, table: pa.Table) -> bytes:
+        """The next bytes, for the next rows."""
+
+    @abstractmethod
+    def end(self) -> bytes:
+        """The last bytes."""
+
+
+def writer(kind: str, codec: Codec) -> Writer:
+    """Of an answer of one of `MEDIA_TYPES`, with rows of a generator with this codec."""
+    kinds: dict[str, type[Writer]] = {JSON: _Json, ARROW: _Arrow, PARQUET: _Parquet, PNG: _Png, ZIP: _Zip}
+    return kinds[kind](codec)
 
 
 class _Pipe(io.RawIOBase):
@@ -105,85 +111,104 @@ class _Pipe(io.RawIOBase):
         return b"".join(parts)
 
 
-def _arrow(tables: Iterable[pa.Table], codec: Codec) -> Iterator[bytes]:
-    pipe, writer = _Pipe(), None
-    for table in tables:
-        if writer is None:
-            writer = pa.ipc.new_stream(pipe, table.schema)
-        writer.write_table(table)
-        yield pipe.taken()
-    if writer is not None:
-        writer.close()
-    yield pipe.taken()
+class _Columns(Writer):
+    """A format that a library of Arrow writes."""
+
+    def __init__(self, codec: Codec) -> None:
+        super().__init__(codec)
+        self._pipe = _Pipe()
+        self._writer: Any = None
+
+    @abstractmethod
+    def _opened(self, schema: pa.Schema) -> Any: ...
+
+    def add(self, table: pa.Table) -> bytes:
+        if self._writer is None:
+            self._writer = self._opened(table.schema)
+        self._writer.write_table(table)
+        return self._pipe.taken()
+
+    def end(self) -> bytes:
+        if self._writer is not None:
+            self._writer.close()
+        return self._pipe.taken()
 
 
-def _parquet(tables: Iterable[pa.Table], codec: Codec) -> Iterator[bytes]:
-    pipe, writer = _Pipe(), None
-    for table in tables:
-        if writer is None:
-            writer = pq.ParquetWriter(pipe, table.schema, compression="zstd")
-        writer.write_table(table)
-        yield pipe.taken()
-    if writer is not None:
-        writer.close()
-    yield pipe.taken()
+class _Arrow(_Columns):
+    def _opened(self, schema: pa.Schema) -> Any:
+        return pa.ipc.new_stream(self._pipe, schema)
 
 
-def _json(tables: Iterable[pa.Table], codec: Codec) -> Iterator[bytes]:
-    """``{"rows": [{…}, …]}``; pictures are data URIs of PNG, what JSON has no word for is text or null."""
-    yield b'{"rows": ['
-    separator = b""
-    for table in tables:
-        columns = {name: _plain(table, name, codec) for name in table.column_names}
-        for row in range(len(table)):
-            told = {name: values[row] for name, values in columns.items()}
-            yield separator + json.dumps(told, ensure_ascii=False, allow_nan=False, default=str).encode()
-            separator = b", "
-    yield b"]}"
+class _Parquet(_Columns):
+    def _opened(self, schema: pa.Schema) -> Any:
+        return pq.ParquetWriter(self._pipe, schema, compression="zstd")
 
 
-def _plain(table: pa.Table, name: str, codec: Codec) -> list[Any]:
-    if not codec.is_table and name == codec.image[0]:
-        return ["data:image/png;base64," + base64.b64encode(file).decode() for file in _files(table, codec)]
-    values = table[name].to_pylist()
-    return [None if isinstance(value, float) and not np.isfinite(value) else value for value in values]
+class _Json(Writer):
+    """``{"rows": [{…}, …]}``; pictures are data URIs of PNG, and what JSON has no word for is text or null."""
+
+    _before = '{"rows": ['
+
+    def add(self, table: pa.Table) -> bytes:
+        columns = {name: self._plain(table, name) for name in table.column_names}
+        rows = ({name: values[row] for name, values in columns.items()} for row in range(len(table)))
+        text = ", ".join(json.dumps(row, ensure_ascii=False, allow_nan=False, default=str) for row in rows)
+        before, self._before = self._before, ", "
+        return (before + text).encode()
+
+    def end(self) -> bytes:
+        return b"]}"
+
+    def _plain(self, table: pa.Table, name: str) -> list[Any]:
+        if not self.codec.is_table and name == self.codec.image[0]:
+            return ["data:image/png;base64," + base64.b64encode(file).decode() for file in files(table, self.codec)]
+        values = table[name].to_pylist()
+        return [None if isinstance(value, float) and not np.isfinite(value) else value for value in values]
 
 
-def _files(table: pa.Table, codec: Codec) -> list[bytes]:
-    """The pictures of rows as PNG."""
-    name, _ = codec.image
-    return images.pngs(codec.encode(table)[name])
-
-
-def _png(tables: Iterable[pa.Table], codec: Codec) -> Iterator[bytes]:
+class _Png(Writer):
     """One picture: the row's, or those of all rows in a grid."""
-    name, _ = codec.image
-    pixels = np.concatenate([codec.encode(table)[name] for table in tables])
-    if len(pixels) == 1:
-        yield images.pngs(pixels)[0]
-        return
-    if len(pixels) > MOST_IN_A_GRID:
-        raise Problem(
-            406, f"{len(pixels):,} pictures are too many for one PNG", f"ask for {MOST_IN_A_GRID}, or accept {ZIP}"
-        )
-    n, channels, height, width = pixels.shape
-    across = min(GRID, n)
-    down = -(-n // across)
-    grid = np.full((down, across, channels, height, width), 255, np.uint8)
-    grid.reshape(-1, channels, height, width)[:n] = pixels
-    page = grid.transpose(0, 3, 1, 4, 2).reshape(down * height, across * width, channels)
-    buffer = io.BytesIO()
-    Image.fromarray(page[..., 0] if channels == 1 else page).save(buffer, "PNG")
-    yield buffer.getvalue()
+
+    def __init__(self, codec: Codec) -> None:
+        super().__init__(codec)
+        self._pixels: list[np.ndarray] = []
+
+    def add(self, table: pa.Table) -> bytes:
+        self._pixels.append(self.codec.encode(table)[self.codec.image[0]])
+        return b""
+
+    def end(self) -> bytes:
+        pixels = np.concatenate(self._pixels)
+        if len(pixels) == 1:
+            return images.pngs(pixels)[0]
+        n, channels, height, width = pixels.shape
+        across = min(GRID, n)
+        down = -(-n // across)
+        slots = np.full((down * across, channels, height, width), 255, np.uint8)
+        slots[:n] = pixels
+        grid = slots.reshape(down, across, channels, height, width).transpose(2, 0, 3, 1, 4)
+        return images.pngs(grid.reshape(1, channels, down * height, across * width))[0]
 
 
-def _zip(tables: Iterable[pa.Table], codec: Codec) -> Iterator[bytes]:
-    """A PNG for each row, by its number in the answer."""
-    pipe, number = _Pipe(), 0
-    with zipfile.ZipFile(pipe, "w", zipfile.ZIP_STORED) as archive:
-        for table in tables:
-            for file in _files(table, codec):
-                archive.writestr(zipfile.ZipInfo(f"{number:08}.png"), file)  # without the time of day: the same bytes
-                number += 1
-            yield pipe.taken()
-    yield pipe.taken()
+class _Zip(Writer):
+    """A PNG for each row, by its number in the answer; without the time of day, so that the same rows are the same bytes."""
+
+    def __init__(self, codec: Codec) -> None:
+        super().__init__(codec)
+        self._pipe, self._number = _Pipe(), 0
+        self._archive = zipfile.ZipFile(self._pipe, "w", zipfile.ZIP_STORED)
+
+    def add(self, table: pa.Table) -> bytes:
+        for file in files(table, self.codec):
+            self._archive.writestr(zipfile.ZipInfo(f"{self._number:08}.png"), file)
+            self._number += 1
+        return self._pipe.taken()
+
+    def end(self) -> bytes:
+        self._archive.close()
+        return self._pipe.taken()
+
+
+def files(table: pa.Table, codec: Codec) -> list[bytes]:
+    """The pictures of rows as PNG."""
+    return images.pngs(codec.encode(table)[codec.image[0]])

@@ -13,7 +13,7 @@ MOST_ROW = 2**48
 class Asked(BaseModel):
     """Unknown members are errors, so that a slip of the pen is not an answer to another question."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class Generate(Asked):

@@ -37,7 +37,12 @@ def tables(codec: Codec, rows: int = 23) -> Iterator[pa.Table]:
 
 
 def written(codec: Codec, kind: str, rows: int = 23) -> tuple[bytes, pa.Table]:
-    return b"".join(answers.write(tables(codec, rows), kind, codec)), pa.concat_tables(tables(codec, rows))
+    return b"".join(pieces(codec, kind, rows)), pa.concat_tables(tables(codec, rows))
+
+
+def pieces(codec: Codec, kind: str, rows: int = 23) -> list[bytes]:
+    writer = answers.writer(kind, codec)
+    return [*(writer.add(table) for table in tables(codec, rows)), writer.end()]
 
 
 @pytest.mark.parametrize(
@@ -69,9 +74,7 @@ def test_arrow_and_parquet_are_the_rows(codec: Codec) -> None:
 
 
 def test_arrow_comes_in_pieces(codec: Codec) -> None:
-    pieces = [len(piece) for piece in answers.write(tables(codec), ARROW, codec)]
-    assert len(pieces) == 4
-    assert min(pieces[:3]) > 100
+    assert min(len(piece) for piece in pieces(codec, ARROW)[:3]) > 100
 
 
 def test_json_has_pictures_as_data_uris(codec: Codec) -> None:
@@ -85,7 +88,8 @@ def test_json_has_pictures_as_data_uris(codec: Codec) -> None:
 
 def test_numbers_that_json_has_not() -> None:
     table = pa.table({"a": [1.5, float("nan"), float("inf"), None], "b": [b"\xff", "é".encode(), b"", None]})
-    told = json.loads(b"".join(answers.write([table], JSON, Codec.of({}, pa.schema([]), {}))))["rows"]
+    writer = answers.writer(JSON, Codec.of({}, pa.schema([]), {}))
+    told = json.loads(writer.add(table) + writer.end())["rows"]
     assert [row["a"] for row in told] == [1.5, None, None, None]
 
 
@@ -98,8 +102,6 @@ def test_a_picture_and_a_grid(codec: Codec) -> None:
         pixels = np.asarray(page.convert("RGB"))
     with Image.open(io.BytesIO(rows["picture"][12].as_py())) as picture:
         assert (pixels[9:18, 16:24] == np.asarray(picture.convert("RGB"))).all()
-    with pytest.raises(Problem, match="too many"):
-        written(codec, PNG, 1001)
 
 
 def test_a_zip_has_a_file_for_each_row(codec: Codec) -> None:

@@ -1,0 +1,150 @@
+"""The HTTP API: what is asked is checked, made by whoever makes rows, and answered as it was asked for."""
+
+import asyncio
+import base64
+import json
+import random
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractContextManager
+from typing import Annotated, Any
+
+import pyarrow as pa
+from fastapi import Depends, FastAPI, Header, Request
+from fastapi.responses import Response, StreamingResponse
+
+from raygen.errors import RaygenError
+from raygen.serving import answers, guard
+from raygen.serving.answers import PNG, Writer
+from raygen.serving.api import Generate, GeneratedImages, Image, Images
+from raygen.serving.api import Models as ModelList
+from raygen.serving.auth import Doorkeeper, Token
+from raygen.serving.models import Models, Served
+from raygen.serving.problems import MEDIA_TYPE, Problem
+
+Make = Callable[[Served, Generate], AsyncIterator[pa.Table]]
+"""Makes the rows that are asked for, in pieces; what it raises before the first piece is the answer."""
+
+
+def app(models: Models, doorkeeper: Doorkeeper, make: Make, most_rows: int) -> FastAPI:
+    """The application.
+
+    Args:
+        models: what is served.
+        doorkeeper: who may ask.
+        make: of rows.
+        most_rows: of one request.
+    """
+    api = FastAPI(title="raygen", version="1", docs_url=None, redoc_url=None, description="Rows of published generators.")
+    guard.protect(api)
+
+    def admitted(request: Request) -> Token:
+        return doorkeeper.who(request.headers)
+
+    Who = Annotated[Token, Depends(admitted)]  # noqa: N806 - a type
+
+    @api.get("/healthz")
+    async def healthz() -> dict[str, str]:
+        """That rows can be made: there is nobody to answer before every generator has made some."""
+        return {"status": "ok"}
+
+    @api.get("/v1/models")
+    async def list_models(token: Who) -> ModelList:
+        """What is served, and how good it is."""
+        return ModelList(data=[served.about for served in models])
+
+    @api.post("/v1/generate", response_class=Response, responses=_ROWS)
+    async def generate(asked: Generate, token: Who, accept: Annotated[str | None, Header()] = None) -> Response:
+        """Rows by their numbers, in the type that ``Accept`` likes best."""
+        served = models.find(asked.model)
+        kind = answers.media_type(accept, not served.codec.is_table)
+        most = min(most_rows, answers.MOST_IN_A_GRID) if kind == PNG else most_rows
+        if asked.rows > most:
+            raise Problem(422, f"{asked.rows:,} rows are too many for one request", f"ask for at most {most:,}, by start")
+        under_way = doorkeeper.admitted(token, asked.rows)
+        pieces = _pieces(make(served, asked), answers.writer(kind, served.codec), under_way)
+        first = await anext(pieces)  # so that what goes wrong at first is not a 200
+        told = {"raygen-digest": served.promotion.digest, "raygen-rows": f"{asked.start}-{asked.start + asked.rows}"}
+        return StreamingResponse(_chained(first, pieces), media_type=kind, headers=told)
+
+    @api.post("/v1/images/generations")
+    async def generations(asked: Images, token: Who, response: Response) -> GeneratedImages:
+        """Pictures, in the shape of OpenAI's API."""
+        served = models.find(asked.model)
+        if served.codec.is_table:
+            raise Problem(422, f"the model {served.name!r} makes tables", "ask /v1/generate for rows")
+        image = served.codec.image[1]
+        if asked.size not in ("auto", size := f"{image.width}x{image.height}"):
+            raise Problem(422, f"pictures of {asked.size} are asked for, and there are {size}", "ask for auto")
+        seed = random.SystemRandom().randrange(2**53) if asked.seed is None else asked.seed
+        rows = Generate(model=served.name, rows=asked.n, seed=seed, condition=_prompted(asked.prompt, served))
+        with doorkeeper.admitted(token, asked.n):
+            files = [file async for table in make(served, rows) for file in answers.files(table, served.codec)]
+        response.headers["raygen-digest"] = served.promotion.digest
+        told = json.dumps({"condition": rows.condition, "seed": seed}, ensure_ascii=False)
+        data = [Image(b64_json=base64.b64encode(file).decode(), revised_prompt=told) for file in files]
+        return GeneratedImages(created=served.about.created, data=data)
+
+    return api
+
+
+_ROWS: dict[int | str, dict[str, Any]] = {
+    200: {"content": {kind: {} for kind in answers.MEDIA_TYPES}, "description": "The rows"},
+    **{status: {"description": said, "content": {MEDIA_TYPE: {}}} for status, said in guard.PROBLEMS.items()},
+}
+
+
+async def _pieces(
+    rows: AsyncIterator[pa.Table], writer: Writer, under_way: AbstractContextManager[None]
+) -> AsyncIterator[bytes]:
+    """The bytes of an answer; when who asked goes away, the making of rows is closed."""
+    with under_way:
+        try:
+            async for table in rows:
+                yield await asyncio.to_thread(writer.add, table)
+            yield await asyncio.to_thread(writer.end)
+        finally:
+            if (close := getattr(rows, "aclose", None)) is not None:
+                await close()
+
+
+async def _chained(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    try:
+        yield first
+        async for piece in rest:
+            yield piece
+    finally:
+        await rest.aclose()  # type: ignore[attr-defined]
+
+
+def _prompted(prompt: str, served: Served) -> bool | int | str | None:
+    """The class that a prompt says: its text, or the one member of an object.
+
+    Raises:
+        Problem: 422; there is no such class.
+    """
+    condition, classes = served.generator.spec.condition, served.about.classes
+    if condition is None:
+        raise Problem(422, f"the model {served.name!r} cannot be asked for anything", "ask /v1/generate for rows")
+    try:
+        said: Any = json.loads(prompt)
+    except (ValueError, RecursionError):
+        said = prompt
+    if isinstance(said, dict):
+        if [*said] != [condition]:
+            raise Problem(422, f"the prompt does not say what {condition!r} is, alone", json.dumps({condition: classes[0]}))
+        said = said[condition]
+    for value in classes:
+        if (type(value) is type(said) and value == said) or prompt.strip() == str(value):
+            return value
+    shown = ", ".join(map(str, classes[:20]))
+    raise Problem(422, "the prompt is none of the classes", f"there are: {shown}", more={"classes": classes[:1000]})
+
+
+async def made(served: Served, asked: Generate, at_once: int) -> AsyncIterator[pa.Table]:
+    """Rows, a piece at a time in a thread: what makes them where nobody makes them better."""
+    for start in range(asked.start, asked.start + asked.rows, at_once):
+        rows = range(start, min(start + at_once, asked.start + asked.rows))
+        try:
+            yield await asyncio.to_thread(served.generator.sample, rows, asked.seed, asked.condition, asked.where)
+        except RaygenError as error:
+            raise Problem.of(error) from None

@@ -1,0 +1,173 @@
+"""What stands before the API: limits of what is read, headers of what is answered, problems, and the access log."""
+
+import asyncio
+import json
+import logging
+import secrets
+import time
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import Response
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from raygen.errors import RaygenError
+from raygen.serving.problems import MEDIA_TYPE, Problem
+
+log = logging.getLogger("raygen.access")
+
+MOST_BODY = 64 * 1024
+"""Bytes that a request may have: a question is short."""
+SLOWEST = 10.0
+"""Seconds in which the whole of it has to come."""
+PROBLEMS = {
+    401: "No token, or not a known one",
+    404: "No such model",
+    406: "No such type",
+    413: "Too long",
+    415: "Not JSON",
+    422: "Not what can be asked",
+    429: "More than this token may ask for",
+    503: "More than there is room for",
+}
+HEADERS = {
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "referrer-policy": "no-referrer",
+    "cache-control": "no-store",
+    "content-security-policy": "default-src 'self'; img-src 'self' data: blob:; object-src 'none'; base-uri 'none'; "
+    "frame-ancestors 'none'; form-action 'self'",
+}
+
+
+def protect(api: FastAPI) -> None:
+    """Put it before an application."""
+
+    @api.exception_handler(Problem)
+    async def problem(request: Request, error: Problem) -> Response:
+        return _answer(request, error)
+
+    @api.exception_handler(RaygenError)
+    async def mistake(request: Request, error: RaygenError) -> Response:
+        return _answer(request, Problem.of(error))
+
+    @api.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> Response:
+        wrong = [{"where": ".".join(map(str, found["loc"][1:])), "what": found["msg"]} for found in error.errors()[:10]]
+        first = wrong[0]
+        return _answer(request, Problem(422, f"{first['where'] or 'body'}: {first['what']}", more={"errors": wrong}))
+
+    @api.exception_handler(HTTPException)
+    async def refused(request: Request, error: HTTPException) -> Response:
+        return _answer(request, Problem(error.status_code, str(error.detail), headers=error.headers or {}))
+
+    @api.exception_handler(Exception)
+    async def failed(request: Request, error: Exception) -> Response:
+        log.exception("request %s failed", request.scope.get("raygen.id"))
+        return _answer(request, Problem(500, "raygen failed at this; it is in its log", "quote the request_id"))
+
+    api.add_middleware(Guard)
+
+
+def _answer(request: Request, problem: Problem) -> Response:
+    document = problem.document(str(request.scope.get("raygen.id", "")))
+    return Response(json.dumps(document, default=str), problem.status, dict(problem.headers), MEDIA_TYPE)
+
+
+class Guard:
+    """ASGI middleware: every request gets an id, has to be short, plain and soon there, and is told in the log."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        started, name = time.perf_counter(), secrets.token_hex(8)
+        scope["raygen.id"] = name
+        said: dict[str, Any] = {"status": 0, "bytes": 0, "first": None}
+
+        async def answer(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                said["status"] = message["status"]
+                known = {key.lower() for key, _ in message["headers"]}
+                ours = {**HEADERS, "x-request-id": name}
+                more = [(key.encode(), value.encode()) for key, value in ours.items() if key.encode() not in known]
+                message = {**message, "headers": [*message["headers"], *more]}
+            elif message["type"] == "http.response.body":
+                said["bytes"] += len(message.get("body", b""))
+                said["first"] = said["first"] or time.perf_counter() - started
+            await send(message)
+
+        try:
+            refused = _refusal(scope)
+            if refused is None:
+                body, refused = await self._read(receive)
+            if refused is not None:
+                response = _answer(Request(scope), refused)
+                response.headers["connection"] = "close"  # what it has not read is not read by anyone
+                await response(scope, receive, answer)
+                return
+            await self.app(scope, _told(body, receive), answer)
+        finally:
+            seconds = time.perf_counter() - started
+            log.info("%s", json.dumps({
+                "id": name, "method": scope["method"], "path": scope["path"][:200], "status": said["status"],
+                "bytes": said["bytes"], "first_byte_s": round(said["first"] or seconds, 4), "seconds": round(seconds, 4),
+                "client": (scope.get("client") or ("",))[0],
+            }))  # fmt: skip
+
+    async def _read(self, receive: Receive) -> tuple[bytes, Problem | None]:
+        """The whole body, or why not."""
+        parts, size = [], 0
+        try:
+            async with asyncio.timeout(SLOWEST):
+                while True:
+                    message = await receive()
+                    if message["type"] != "http.request":
+                        return b"", Problem(400, "the connection was closed before the request was there")
+                    parts.append(message.get("body", b""))
+                    size += len(parts[-1])
+                    if size > MOST_BODY:
+                        return b"", _too_long()
+                    if not message.get("more_body", False):
+                        return b"".join(parts), None
+        except TimeoutError:
+            return b"", Problem(408, f"the request was not there within {SLOWEST:.0f} s", "send it at once")
+
+
+def _told(body: bytes, receive: Receive) -> Receive:
+    """What has been read, and then what comes: that who asked has gone."""
+    told = False
+
+    async def again() -> Message:
+        nonlocal told
+        if told:
+            return await receive()
+        told = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return again
+
+
+def _refusal(scope: Scope) -> Problem | None:
+    """Why a request is not even read."""
+    headers = {key.decode("latin-1").lower(): value.decode("latin-1") for key, value in scope["headers"]}
+    length = headers.get("content-length", "0")
+    if not length.isdecimal() or len(length) > 15:
+        return Problem(400, "Content-Length is no number")
+    if int(length) > MOST_BODY:
+        return _too_long()
+    if headers.get("content-encoding", "identity").lower() not in ("", "identity"):
+        return Problem(415, "the request is compressed", "send it as it is: it is short")
+    kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+    if scope["method"] == "POST" and kind != "application/json":
+        return Problem(415, f"the request is of type {kind[:100] or 'nothing'!r}", "send Content-Type: application/json")
+    return None
+
+
+def _too_long() -> Problem:
+    return Problem(413, f"the request has more than {MOST_BODY:,} bytes", "ask for less at once")

@@ -1,0 +1,214 @@
+"""The HTTP API on real generators of two projects: the rows of a dataset, in every type, or a problem that says why."""
+
+import base64
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2 as httpx
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+from starlette.testclient import TestClient
+
+from raygen.datasets.codec import Codec
+from raygen.datasets.columns import Category
+from raygen.datasets.storage import Folder
+from raygen.generators.generator import Generator, untrained
+from raygen.jobs.registry import Registry
+from raygen.options import VaeSpec
+from raygen.serving import auth
+from raygen.serving.answers import ARROW, PARQUET
+from raygen.serving.app import app, made
+from raygen.serving.auth import Doorkeeper, Token
+from raygen.serving.models import Models
+from raygen.spec import CategoryField, ImageField
+
+ANA, BO = auth.make(), auth.make()
+TOKENS = [Token(name="ana", sha256=ANA[1]), Token(name="bo", sha256=BO[1], rows=100)]
+ASKED = {"model": "digits", "rows": 3, "start": 62, "seed": 5, "condition": 7}
+
+
+def generator(seed: int) -> Generator:
+    fields = {"picture": ImageField(height=9, width=8, channels=1), "digit": CategoryField()}
+    schema = pa.schema([pa.field("picture", pa.binary()), pa.field("digit", pa.int64())])
+    codec = Codec.of(fields, schema, {"digit": Category((3, 7, None), (1, 1, 1))})
+    torch.manual_seed(seed)
+    spec = VaeSpec(network="dense", latent=6, width=4, condition="digit")
+    return Generator(spec, codec, untrained(spec, codec, torch.device("cpu")).sampler().eval())
+
+
+def promoted(folder: Folder, made: Generator) -> str:
+    made.save(folder / "generators" / made.digest)
+    registry = Registry(folder)
+    registry.keep({"generator": made.digest, "verdict": "passed", "gate": [], "metrics": []})
+    registry.promote(made.digest)
+    return made.digest
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> dict[str, Folder]:
+    folders = {name: Folder(tmp_path / name) for name in ("digits", "others")}
+    for seed, folder in enumerate(folders.values()):
+        promoted(folder, generator(seed))
+    return folders
+
+
+@pytest.fixture
+def models(folders: dict[str, Folder]) -> Models:
+    return Models({name: Registry(folder) for name, folder in folders.items()})
+
+
+@pytest.fixture
+def client(models: Models) -> Iterator[TestClient]:
+    api = app(models, Doorkeeper(TOKENS), lambda served, asked: made(served, asked, 64), most_rows=10_000)
+    with TestClient(api, headers={"authorization": f"Bearer {ANA[0]}"}, raise_server_exceptions=False) as client:
+        yield client
+
+
+def problem(answer: httpx.Response, status: int) -> dict[str, Any]:
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"].startswith("application/problem+json")
+    told: dict[str, Any] = answer.json()
+    assert told["status"] == status
+    assert told["request_id"] == answer.headers["x-request-id"]
+    assert "Traceback" not in answer.text
+    return told
+
+
+def test_rows_are_those_of_the_generator(client: TestClient, models: Models) -> None:
+    wanted = models.find("digits").generator.sample(range(62, 65), seed=5, condition=7)
+    answer = client.post("/v1/generate", json=ASKED, headers={"accept": ARROW})
+    assert pa.ipc.open_stream(answer.content).read_all().equals(wanted)
+    assert answer.headers["raygen-digest"] == models.find("digits").promotion.digest
+    answer = client.post("/v1/generate", json=ASKED, headers={"accept": PARQUET})
+    assert pq.read_table(io.BytesIO(answer.content)).equals(wanted)
+    answer = client.post("/v1/generate", json=ASKED)
+    assert [row["digit"] for row in answer.json()["rows"]] == [7, 7, 7]
+
+
+def test_a_large_answer(client: TestClient, models: Models) -> None:
+    answer = client.post("/v1/generate", json={**ASKED, "rows": 1000}, headers={"accept": ARROW})
+    wanted = models.find("digits").generator.sample(range(62, 1062), seed=5, condition=7)
+    assert pa.ipc.open_stream(answer.content).read_all().equals(wanted)
+
+
+def test_pictures(client: TestClient) -> None:
+    answer = client.post("/v1/generate", json=ASKED, headers={"accept": "image/png"})
+    with Image.open(io.BytesIO(answer.content)) as picture:
+        assert picture.size == (24, 9)
+    told = client.post("/v1/images/generations", json={"model": "digits", "prompt": "7", "n": 2, "seed": 1}).json()
+    assert len(told["data"]) == 2
+    with Image.open(io.BytesIO(base64.b64decode(told["data"][0]["b64_json"]))) as picture:
+        assert picture.size == (8, 9)
+    assert json.loads(told["data"][0]["revised_prompt"]) == {"condition": 7, "seed": 1}
+
+
+@pytest.mark.parametrize("prompt", ["7", " 7 ", '{"digit": 7}', "None", '{"digit": null}'])
+def test_prompts(client: TestClient, prompt: str) -> None:
+    answer = client.post("/v1/images/generations", json={"model": "digits", "prompt": prompt})
+    assert answer.status_code == 200, answer.text
+
+
+@pytest.mark.parametrize("prompt", ["", "8", "a seven", '{"digit": 8}', '{"letter": 7}', "{}", "[7]", "[" * 900])
+def test_prompts_that_say_nothing(client: TestClient, prompt: str) -> None:
+    problem(client.post("/v1/images/generations", json={"model": "digits", "prompt": prompt}), 422)
+
+
+def test_what_is_served(client: TestClient, models: Models) -> None:
+    listed = client.get("/v1/models").json()["data"]
+    assert [model["id"] for model in listed] == ["digits", "others"]
+    assert listed[0]["classes"] == [3, 7, None]
+    assert listed[0]["verdict"] == "passed"
+    assert client.get("/healthz", headers={"authorization": ""}).json() == {"status": "ok"}
+
+
+@pytest.mark.parametrize(
+    ("change", "status"),
+    [
+        ({"model": "digit"}, 404), ({"model": "../others"}, 422), ({"model": None}, 422), ({"rows": 0}, 422),
+        ({"rows": 10_001}, 422), ({"rows": 10**30}, 422), ({"rows": "3"}, 422), ({"seed": -1}, 422), ({"seed": 2**63}, 422),
+        ({"condition": 8}, 422), ({"condition": [7]}, 422), ({"where": {"digit": 7}}, 422), ({"row": 3}, 422),
+        ({"start": 2**60}, 422), ({"condition": True}, 422),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_asked(client: TestClient, change: dict[str, Any], status: int) -> None:
+    problem(client.post("/v1/generate", json={**ASKED, **change}), status)
+
+
+@pytest.mark.parametrize(
+    ("content", "headers", "status"),
+    [
+        (b"{", {}, 422), (b"", {}, 422), (b"[" * 60_000, {}, 400), (b"\xff\xfe", {}, 422),
+        (b" " * 70_000, {}, 413), (b"{}", {"content-type": "text/plain"}, 415), (b"{}", {"content-encoding": "gzip"}, 415),
+        (b'{"rows": NaN}', {}, 422), (b'{"model": "digits"}', {"accept": "text/html"}, 406),
+    ],
+)  # fmt: skip
+def test_what_is_no_question(client: TestClient, content: bytes, headers: dict[str, str], status: int) -> None:
+    told = {"content-type": "application/json", **headers}
+    problem(client.post("/v1/generate", content=content, headers=told), status)
+
+
+def test_who_has_no_token_is_not_answered(client: TestClient) -> None:
+    for header in ("", "Bearer x", f"Bearer {ANA[1]}"):
+        answer = client.post("/v1/generate", json=ASKED, headers={"authorization": header})
+        problem(answer, 401)
+        assert answer.headers["www-authenticate"].startswith("Bearer")
+    problem(client.get("/v1/models", headers={"authorization": ""}), 401)
+
+
+def test_a_budget_of_rows(client: TestClient) -> None:
+    headers = {"authorization": f"Bearer {BO[0]}"}
+    assert client.post("/v1/generate", json={**ASKED, "rows": 90}, headers=headers).status_code == 200
+    answer = client.post("/v1/generate", json={**ASKED, "rows": 11}, headers=headers)
+    problem(answer, 429)
+    assert int(answer.headers["retry-after"]) > 80_000
+    assert client.post("/v1/generate", json={**ASKED, "rows": 10}, headers=headers).status_code == 200
+
+
+def test_paths_and_methods_that_there_are_not(client: TestClient) -> None:
+    for path in ("/v2", "/v1/models/../../etc/passwd", "/docs", "/%2e%2e/"):
+        problem(client.get(path), 404)
+    problem(client.get("/v1/generate"), 405)
+
+
+def test_a_promotion_reaches_who_asks_next(client: TestClient, models: Models, folders: dict[str, Folder]) -> None:
+    before = client.post("/v1/generate", json=ASKED).json()
+    digest = promoted(folders["digits"], generator(9))
+    assert models.refresh() == ["digits"]
+    answer = client.post("/v1/generate", json=ASKED)
+    assert answer.headers["raygen-digest"] == digest
+    assert answer.json() != before
+    Registry(folders["digits"]).rollback()
+    assert models.refresh() == ["digits"]
+    assert client.post("/v1/generate", json=ASKED).json() == before
+    assert models.refresh() == []
+
+
+def test_a_broken_promotion_changes_nothing(client: TestClient, models: Models, folders: dict[str, Folder]) -> None:
+    before = client.post("/v1/generate", json=ASKED).json()
+    digest = promoted(folders["digits"], generator(9))
+    weights = Path(folders["digits"].uri) / "generators" / digest / "weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    assert models.refresh() == []
+    assert client.post("/v1/generate", json=ASKED).json() == before
+
+
+def test_headers(client: TestClient) -> None:
+    headers = client.get("/healthz").headers
+    assert headers["x-content-type-options"] == "nosniff"
+    assert "default-src 'self'" in headers["content-security-policy"]
+    assert "server" not in headers or "uvicorn" in headers["server"]
+
+
+def test_its_own_description(client: TestClient) -> None:
+    document = client.get("/openapi.json").json()
+    assert {"/v1/generate", "/v1/images/generations", "/v1/models", "/healthz"} <= document["paths"].keys()
+    for example in document["components"]["schemas"]["Generate"]["examples"][:1]:
+        assert client.post("/v1/generate", json=example).status_code == 200
+    assert np.isin(["image/png", ARROW], [*document["paths"]["/v1/generate"]["post"]["responses"]["200"]["content"]]).all()
