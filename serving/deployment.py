@@ -111,4 +111,4 @@ def application(projects: Mapping[str, str], spec: ServeSpec, tokens: Sequence[T
         ),
     )(serve.ingress()(Endpoint))
     listed = None if tokens is None else [token.model_dump() for token in tokens]
-    return deployment.bind(dict(projects), listed, most_rows)  # type: ignore[no-any-return]
+    return deployment.bind(dict(projects), listed, most_rows)
