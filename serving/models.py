@@ -7,16 +7,20 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import Any
 
 from raygen.datasets.codec import Codec
 from raygen.errors import OutputError, RaygenError
 from raygen.generators.generator import Generator
+from raygen.jobs import glossary
 from raygen.jobs.promotions import ALL, SHORT, Promotion
 from raygen.jobs.registry import Registry
-from raygen.serving.api import Canary, Model
+from raygen.serving.api import Canary, Figure, Model
 from raygen.serving.problems import Problem
 
 log = logging.getLogger("raygen.serving")
+
+MOST_FIGURES = 12
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,7 @@ class Served:
     @property
     def about(self) -> Model:
         spec, codec, found = self.generator.spec, self.codec, self.promotion
+        evaluation = found.evaluation or {}
         classes = [] if spec.condition is None else [*codec.category(spec.condition).values]
         return Model(
             id=self.name,
@@ -61,11 +66,14 @@ class Served:
             digest=found.digest,
             canary=None if (beside := self.canary) is None else Canary(digest=beside.digest, percent=beside.percent),
             verdict=self.verdict,
+            summary=[*map(glossary.sentence, evaluation.get("summary", ()))],
+            figures=_figures(evaluation),
             family=spec.family,
             kind="tables" if codec.is_table else "images",
             condition=spec.condition,
             classes=classes,
             columns={field.name: str(field.type) for field in codec.arrow},
+            interpolates=self.generator.sampler.has_latent,
         )
 
 
@@ -205,3 +213,18 @@ def _load(registry: Registry, digest: str) -> Generator:
     generator.sample(range(generator.tile), seed=0)
     assert generator.any_slot in (True, False)  # tried now, rather than by the first who asks
     return generator
+
+
+def _figures(evaluation: Mapping[str, Any]) -> list[Figure]:
+    """Those that the gate looks at, and then the others in their order."""
+    looked_at = {rule["metric"] for rule in evaluation.get("gate", ())}
+    metrics = [metric for metric in evaluation.get("metrics", ()) if metric["value"] is not None]
+    metrics.sort(key=lambda metric: metric["name"] not in looked_at)
+    return [
+        Figure(
+            title=glossary.title(metric["name"]),
+            about=glossary.EXPLAINED.get(metric["name"], ""),
+            **{key: metric[key] for key in ("name", "value", "ceiling", "interval", "better")},
+        )
+        for metric in metrics[:MOST_FIGURES]
+    ]
