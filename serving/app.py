@@ -60,7 +60,8 @@ def app(models: Models, doorkeeper: Doorkeeper, make: Make, most_rows: int) -> F
         kind = answers.media_type(accept, not served.codec.is_table)
         most = min(most_rows, answers.MOST_IN_A_GRID) if kind == PNG else most_rows
         if asked.rows > most:
-            raise Problem(422, f"{asked.rows:,} rows are too many for one request", f"ask for at most {most:,}, by start")
+            what, hint = f"{asked.rows:,} rows are too many for one request", f"ask for at most {most:,}, by start"
+            raise Problem(422, what, hint, more={"most": most})
         under_way = doorkeeper.admitted(token, asked.rows)
         pieces = _pieces(make(served, asked), answers.writer(kind, served.codec), under_way)
         first = await anext(pieces)  # so that what goes wrong at first is not a 200
