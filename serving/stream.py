@@ -34,10 +34,10 @@ class Pages:
     """
 
     def __init__(self, transfer: Transfer, asked: Mapping[str, Any], rows: int, most: int) -> None:
-        if type(rows) is not int or rows < 1:
-            raise RaygenError(f"{rows!r} rows cannot be asked for", "ask for a whole number of them, 1 or more")
         given = {name: value for name, value in asked.items() if value is not None}
         self.at = self.until = given.pop("start", 0)
+        if type(rows) is not int or type(self.at) is not int or rows < 1:
+            raise RaygenError(f"{rows!r} rows from {self.at!r} on cannot be asked for", "give whole numbers, 1 row or more")
         self.end, self.most, self.digest = self.at + rows, most, given.get("digest")
         self._transfer, self._asked, self._given = transfer, given, "digest" in given
 

@@ -32,12 +32,7 @@ class Transfer:
     """The connections to an endpoint; see ``Client``."""
 
     def __init__(self, url: str, token: str | None, timeout: float) -> None:
-        try:
-            base = httpx.URL(url)
-        except httpx.InvalidURL as error:
-            raise RaygenError(f"{url!r}: is no URL ({error})", "as in http://127.0.0.1:8000") from None
-        if base.scheme not in ("http", "https") or not base.host:
-            raise RaygenError(f"{url!r}: is no URL of an endpoint", "as in http://127.0.0.1:8000")
+        base = _endpoint(url)
         if token is not None and not (token.isascii() and token.isprintable() and " " not in token):
             raise RaygenError("the token has characters that no token has", "give it as raygen token printed it")
         if not timeout > 0:
@@ -120,6 +115,19 @@ class Transfer:
         assert state.outcome is not None
         level = logging.WARNING if state.attempt_number == 1 else logging.DEBUG
         log.log(level, "%s: %s; trying again", self.url, _reason(state.outcome.exception()))
+
+
+def _endpoint(url: str) -> httpx.URL:
+    try:
+        base = httpx.URL(url)
+        base.host.encode("idna")
+    except (httpx.InvalidURL, UnicodeError) as error:
+        raise RaygenError(f"{url!r}: is no URL ({error})", "as in http://127.0.0.1:8000") from None
+    if base.userinfo or base.query or base.fragment:  # which errors and logs would tell
+        raise RaygenError("the URL has more than a host, a port and a path", "as in http://127.0.0.1:8000; token=… apart")
+    if base.scheme not in ("http", "https") or not base.host:
+        raise RaygenError(f"{url!r}: is no URL of an endpoint", "as in http://127.0.0.1:8000")
+    return base
 
 
 def _passes(error: BaseException) -> bool:
