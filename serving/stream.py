@@ -126,11 +126,7 @@ class Stream(Iterator[pa.RecordBatch]):
             if self._reader is None:
                 self._reader = pa.ipc.open_stream(io.BufferedReader(self._body, _PIECE))
             return self._reader.read_next_batch()
-        except (
-            StopIteration,
-            pa.ArrowInvalid,
-            OSError,
-        ) as error:  # to Arrow, a connection's end is the stream's
+        except (StopIteration, pa.ArrowInvalid, OSError) as error:  # Arrow has a connection's end for the stream's
             raise httpx.RemoteProtocolError(f"the rows broke off ({error or 'there are too few'})") from None
 
     def _end(self) -> None:
