@@ -139,14 +139,17 @@ def test_rows_go_on_where_the_connection_broke(client: raygen.Client, models: Mo
 def test_every_place_where_a_stream_can_end(client: raygen.Client, models: Models, busy: Busy) -> None:
     """A proxy may end an answer early as if all had been said: what is too short is no answer."""
     kind = "application/vnd.apache.arrow.stream"
-    body = {"model": "digits", "rows": 3, "seed": 5, "start": 7}
-    stream = httpx.post(f"{client.url}/v1/generate", json=body, headers={"accept": kind}).content
-    digest = models.find("digits").promotion.digest
-    told = {"content-type": kind, "raygen-digest": digest}
-    wanted = rows(models, 3)
-    for end in [0, 1, 7, *range(8, len(stream) - 9, 64)]:
+    stream = httpx.post(f"{client.url}/v1/generate", json={**ASKED, "rows": 100}, headers={"accept": kind}).content
+    source = pa.BufferReader(stream)
+    reader = pa.ipc.open_stream(source)
+    between = [source.tell()]  # where it is well-formed, too
+    reader.read_next_batch()
+    between.append(source.tell())
+    told = {"content-type": kind, "raygen-digest": models.find("digits").promotion.digest}
+    wanted = rows(models, 100)
+    for end in [0, 1, 7, 8, *between, *range(16, len(stream) - 9, 1000)]:
         busy.answers = [(200, told, stream[:end])]
-        assert client.generate(3, **ASKED).equals(wanted), end
+        assert client.generate(100, **ASKED).equals(wanted), end
         assert busy.answers == []
 
 
