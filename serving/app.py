@@ -13,13 +13,13 @@ from fastapi import Depends, FastAPI, Header, Request
 from fastapi.responses import Response, StreamingResponse
 
 from raygen.errors import RaygenError
-from raygen.serving import answers, guard, page
+from raygen.serving import answers, guard, openapi, page
 from raygen.serving.answers import PNG, Writer
 from raygen.serving.api import Generate, GeneratedImages, Image, Images, Interpolate
 from raygen.serving.api import Models as ModelList
 from raygen.serving.auth import Doorkeeper, Token
 from raygen.serving.models import Models, Served
-from raygen.serving.problems import MEDIA_TYPE, Problem
+from raygen.serving.problems import Problem
 
 Make = Callable[[Served, Generate | Interpolate], AsyncIterator[pa.Table]]
 """Makes the rows that are asked for, in pieces; what it raises before the first piece is the answer."""
@@ -34,27 +34,37 @@ def app(models: Models, doorkeeper: Doorkeeper, make: Make, most_rows: int) -> F
         make: of rows.
         most_rows: of one request.
     """
-    api = FastAPI(title="raygen", version="1", docs_url=None, redoc_url=None, description="Rows of published generators.")
+    api = FastAPI(
+        title="raygen",
+        version="1",
+        description="Rows of published generators.",
+        docs_url=None,  # which would have scripts from elsewhere
+        redoc_url=None,
+        redirect_slashes=False,
+        generate_unique_id_function=lambda route: route.name,
+    )
+    setattr(api, "openapi", lambda: openapi.document(api))  # noqa: B010 - as FastAPI's own manual does
     guard.protect(api)
     page.route(api)
 
     def admitted(request: Request) -> Token:
         return doorkeeper.who(request.headers)
 
+    Accept = Annotated[str | None, Header(include_in_schema=False)]  # noqa: N806 - as OpenAPI wants it: the answers say it
     Who = Annotated[Token, Depends(admitted)]  # noqa: N806 - a type
 
-    @api.get("/healthz")
+    @api.get("/healthz", responses=openapi.HEALTH)
     async def healthz() -> dict[str, str]:
         """That rows can be made: there is nobody to answer before every generator has made some."""
         return {"status": "ok"}
 
-    @api.get("/v1/models")
+    @api.get("/v1/models", responses=openapi.MODELS)
     async def list_models(token: Who) -> ModelList:
         """What is served, and how good it is."""
         return ModelList(data=[served.about for served in models])
 
-    @api.post("/v1/generate", response_class=Response, responses=_ROWS)
-    async def generate(asked: Generate, token: Who, accept: Annotated[str | None, Header()] = None) -> Response:
+    @api.post("/v1/generate", response_class=Response, responses=openapi.ROWS)
+    async def generate(asked: Generate, token: Who, accept: Accept = None) -> Response:
         """Rows by their numbers, in the type that ``Accept`` likes best."""
         served = models.find(asked.model, asked.digest)
         kind = answers.media_type(accept, not served.codec.is_table)
@@ -68,8 +78,8 @@ def app(models: Models, doorkeeper: Doorkeeper, make: Make, most_rows: int) -> F
         told = {"raygen-digest": served.promotion.digest, "raygen-rows": f"{asked.start}-{asked.start + asked.rows}"}
         return StreamingResponse(_chained(first, pieces), media_type=kind, headers=told)
 
-    @api.post("/v1/interpolate", response_class=Response, responses=_ROWS)
-    async def interpolate(asked: Interpolate, token: Who, accept: Annotated[str | None, Header()] = None) -> Response:
+    @api.post("/v1/interpolate", response_class=Response, responses=openapi.BETWEEN)
+    async def interpolate(asked: Interpolate, token: Who, accept: Accept = None) -> Response:
         """What is between two rows, in the type that ``Accept`` likes best."""
         served = models.find(asked.model, asked.digest)
         kind = answers.media_type(accept, not served.codec.is_table)
@@ -77,7 +87,7 @@ def app(models: Models, doorkeeper: Doorkeeper, make: Make, most_rows: int) -> F
         data = [piece async for piece in _pieces(make(served, asked), answers.writer(kind, served.codec), under_way)]
         return Response(b"".join(data), media_type=kind, headers={"raygen-digest": served.promotion.digest})
 
-    @api.post("/v1/images/generations")
+    @api.post("/v1/images/generations", responses=openapi.IMAGES)
     async def generations(asked: Images, token: Who, response: Response) -> GeneratedImages:
         """Pictures, in the shape of OpenAI's API."""
         served = models.find(asked.model)
@@ -96,12 +106,6 @@ def app(models: Models, doorkeeper: Doorkeeper, make: Make, most_rows: int) -> F
         return GeneratedImages(created=served.about.created, data=data)
 
     return api
-
-
-_ROWS: dict[int | str, dict[str, Any]] = {
-    200: {"content": {kind: {} for kind in answers.MEDIA_TYPES}, "description": "The rows"},
-    **{status: {"description": said, "content": {MEDIA_TYPE: {}}} for status, said in guard.PROBLEMS.items()},
-}
 
 
 async def _pieces(
