@@ -4,7 +4,7 @@ A token is 256 random bits, so a fast hash is as good as a slow one: there is no
 listed in a YAML file:
 
     - {name: ana, sha256: 9f86d081884c…, rows: 1000000, concurrent: 100000}
-    - {name: nightly, sha256: 60303ae22b99…}
+    - {name: nightly, sha256: 60303ae22b99…, expires: 2027-07-01}
 
 or in an environment variable, ``RAYGEN_TOKENS="ana:rg_…,nightly:rg_…"``, which hands over the tokens themselves.
 """
@@ -17,11 +17,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, TypeAdapter, ValidationError
 
 from raygen.errors import SpecError
 from raygen.serving.problems import Problem
@@ -29,6 +30,10 @@ from raygen.serving.problems import Problem
 PREFIX = "rg_"
 DAY = 24 * 3600.0
 CHALLENGE = {"WWW-Authenticate": 'Bearer realm="raygen"'}
+
+
+def _in_utc(moment: datetime | None) -> datetime | None:
+    return moment.replace(tzinfo=UTC) if moment is not None and moment.tzinfo is None else moment
 
 
 class Token(BaseModel):
@@ -40,6 +45,7 @@ class Token(BaseModel):
         rows: how many rows it may ask for in 24 hours; without it, any number.
         concurrent: how many rows may be under way for it at once.
         requests: how many requests it may make in a minute.
+        expires: from when on it is not good any more: a date, which is its first moment in UTC, or a date and time.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -49,6 +55,7 @@ class Token(BaseModel):
     rows: PositiveInt | None = None
     concurrent: PositiveInt | None = None
     requests: PositiveInt | None = None
+    expires: Annotated[datetime | None, AfterValidator(_in_utc)] = None
 
 
 _TOKENS = TypeAdapter(list[Token])
@@ -148,8 +155,9 @@ class Doorkeeper:
             if hmac.compare_digest(token.sha256, asked):
                 found = token
         if found is None:
-            challenge = {name: f'{value}, error="invalid_token"' for name, value in CHALLENGE.items()}
-            raise Problem(401, "the bearer token is not known", "ask whoever runs this for another", challenge)
+            raise _invalid("is not known")
+        if found.expires is not None and found.expires <= datetime.now(UTC):
+            raise _invalid(f"expired on {found.expires:%Y-%m-%d}")
         return found
 
     @contextmanager
@@ -178,6 +186,11 @@ class Doorkeeper:
         finally:
             with self._lock:
                 use.under_way -= rows
+
+
+def _invalid(why: str) -> Problem:
+    challenge = {name: f'{value}, error="invalid_token"' for name, value in CHALLENGE.items()}
+    return Problem(401, f"the bearer token {why}", "ask whoever runs this for another", challenge)
 
 
 ANYBODY = Token(name="anybody", sha256="0" * 64)

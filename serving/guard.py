@@ -58,11 +58,6 @@ def protect(api: FastAPI) -> None:
         hint = "/openapi.json says what there is" if error.status_code in (404, 405) else ""
         return _answer(request, Problem(error.status_code, str(error.detail), hint, error.headers or {}))
 
-    @api.exception_handler(Exception)
-    async def failed(request: Request, error: Exception) -> Response:
-        log.exception("request %s failed", request.scope.get("raygen.id"))
-        return _answer(request, Problem(500, "raygen failed at this; it is in its log", "quote the request_id"))
-
     api.add_middleware(Guard)
 
 
@@ -118,6 +113,12 @@ class Guard:
                 await response(scope, receive, answer)
                 return
             await self.app(scope, _told(body, receive), answer)
+        except Exception:
+            log.exception("request %s failed", name)
+            if said["status"]:  # who gets an answer has to see that it broke off
+                raise
+            problem = Problem(500, "raygen failed at this; it is in its log", "quote the request_id")
+            await _answer(Request(scope), problem)(scope, receive, answer)
         finally:
             seconds = time.perf_counter() - started
             log.info("%s", json.dumps({
