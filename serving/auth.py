@@ -1,7 +1,7 @@
 """Who may ask, and for how much: bearer tokens (RFC 6750), of which nothing but SHA-256 digests is kept.
 
-A token is 256 random bits, so a fast hash is as good as a slow one: there is nothing to guess. ``make`` makes one. They are
-listed in a YAML file:
+A token is 256 random bits, so a fast hash is as good as a slow one: there is nothing to guess. ``raygen token`` makes
+one. They are listed in a YAML file:
 
     - {name: ana, sha256: 9f86d081884c…, rows: 1000000, concurrent: 100000}
     - {name: nightly, sha256: 60303ae22b99…}
@@ -11,6 +11,8 @@ or in an environment variable, ``RAYGEN_TOKENS="ana:rg_…,nightly:rg_…"``, wh
 
 import hashlib
 import hmac
+import json
+import os
 import secrets
 import threading
 import time
@@ -27,6 +29,7 @@ from raygen.errors import SpecError
 from raygen.serving.problems import Problem
 
 PREFIX = "rg_"
+VARIABLE = "RAYGEN_TOKENS"
 DAY = 24 * 3600.0
 CHALLENGE = {"WWW-Authenticate": 'Bearer realm="raygen"'}
 
@@ -62,6 +65,67 @@ def make() -> tuple[str, str]:
 
 def digest(token: str) -> str:
     return hashlib.sha256(token.encode(errors="surrogatepass")).hexdigest()
+
+
+def issue(name: str, **limits: int | None) -> tuple[str, str]:
+    """A new token, and its line in a file of tokens.
+
+    Args:
+        name: who is to have it.
+        limits: as of :class:`Token`; None is none.
+
+    Raises:
+        SpecError: the name is not one.
+    """
+    secret, sha256 = make()
+    entry = {"name": name, "sha256": sha256, **{key: limit for key, limit in limits.items() if limit is not None}}
+    try:
+        Token.model_validate(entry)
+    except ValidationError:
+        raise SpecError(f"{name[:80]!r} is no name for a token", "take letters, digits and . _ @ -, at most 64") from None
+    return secret, "- {" + ", ".join(f"{key}: {json.dumps(value)}" for key, value in entry.items()) + "}"
+
+
+def add(path: Path, entry: str) -> None:
+    """Add a line to a file of tokens, which is made where there is none, for its owner's eyes only.
+
+    Raises:
+        SpecError: what is there is not one, or has the name; or it cannot be written.
+    """
+    before = ""
+    if path.exists():
+        read(path)
+        before = path.read_text(encoding="utf-8")
+    line = "\n" * (before != "" and not before.endswith("\n")) + entry + "\n"
+    try:
+        _distinct(_TOKENS.validate_python(yaml.safe_load(before + line)), str(path))
+    except (yaml.YAMLError, ValidationError):
+        raise SpecError(
+            f"{path}: is not a list with a token a line, so none is added", f"add it yourself: {entry}"
+        ) from None
+    try:
+        with open(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "a", encoding="utf-8") as file:
+            file.write(line)
+    except OSError as error:
+        raise SpecError(f"{path}: cannot be written ({error.strerror})", "choose another place") from None
+
+
+def known(path: Path | None) -> list[Token]:
+    """The tokens of a file, or of the environment where none is given.
+
+    Raises:
+        SpecError: there are none, so nobody could ask.
+    """
+    if path is not None:
+        tokens, where = read(path), str(path)
+    else:
+        tokens, where = of_environment(os.environ.get(VARIABLE, "")), "neither --tokens nor RAYGEN_TOKENS"
+    if not tokens:
+        raise SpecError(
+            f"{where}: has no token, so nobody could ask",
+            "raygen token NAME --file tokens.yaml makes one; --insecure lets everybody on this machine ask",
+        )
+    return tokens
 
 
 def read(path: str | Path) -> list[Token]:

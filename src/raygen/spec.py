@@ -344,7 +344,9 @@ class AugmentSpec(Strict):
 
 
 class ReplicasSpec(Strict):
-    min: NonNegativeInt = 0
+    """How many there are, by how much is asked; with a least of 0 who asks first waits until one has started."""
+
+    min: NonNegativeInt = 1
     max: PositiveInt = 1
 
     @validator(mode="after")
@@ -355,7 +357,23 @@ class ReplicasSpec(Strict):
 
 
 class ServeSpec(Strict):
+    """The endpoint.
+
+    Attributes:
+        replicas: each holds all that is served.
+        target: requests under way in a replica on the average, above which there are more replicas, below which fewer.
+        queue: requests that may wait for each replica; one more is answered 503, with Retry-After.
+        timeout_s: seconds in which an answer has to begin; later it is 503.
+        max_rows: of one request.
+        gpus: of each replica, which may be a share of one.
+    """
+
     replicas: ReplicasSpec = ReplicasSpec()
+    target: PositiveInt = 32
+    queue: PositiveInt = 256
+    timeout_s: PositiveFloat = 60.0
+    max_rows: PositiveInt = 1_000_000
+    gpus: Annotated[float, Field(ge=0)] = 0.0
 
 
 class Spec(Strict):
