@@ -8,10 +8,10 @@ from pydantic import BaseModel, ConfigDict
 from ray import serve
 from ray.serve.config import AutoscalingConfig
 from ray.serve.deployment import Application
-from raygen.serving.endpoint import Endpoint
 
 from raygen.serving import auth
 from raygen.serving.auth import Token
+from raygen.serving.endpoint import Endpoint
 from raygen.spec import ServeSpec
 
 NAME = "raygen"
@@ -77,4 +77,4 @@ def running(
         serve.run(application(projects, spec, tokens), name=NAME, route_prefix="/")
         yield
     finally:
-        serve.shutdown()
+        serve.shutdown()  # type: ignore[no-untyped-call]

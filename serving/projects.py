@@ -38,7 +38,9 @@ class Projects:
         Raises:
             RaygenError: one is not there, or has no current generator, or two have the same name; a spec is wrong.
         """
-        uris, digests, spec = {}, {}, None
+        uris: dict[str, str] = {}
+        digests: dict[str, str] = {}
+        spec = None
         for source in sources:
             registry = _registry(source, storage, overrides if spec is None and _is_spec(source) else ())
             name, current = registry.folder.name, registry.current()
