@@ -20,12 +20,20 @@ from raygen.serving.api import Models as ModelList
 from raygen.serving.auth import Doorkeeper, Token
 from raygen.serving.models import Models, Served
 from raygen.serving.problems import MEDIA_TYPE, Problem
+from raygen.serving.room import QUEUE, SECONDS, Room
 
 Make = Callable[[Served, Generate], AsyncIterator[pa.Table]]
 """Makes the rows that are asked for, in pieces; what it raises before the first piece is the answer."""
 
 
-def app(models: Models, doorkeeper: Doorkeeper, make: Make, most_rows: int) -> FastAPI:
+def app(
+    models: Models,
+    doorkeeper: Doorkeeper,
+    make: Make,
+    most_rows: int,
+    queue: int = QUEUE,
+    timeout_s: float = SECONDS,
+) -> FastAPI:
     """The application.
 
     Args:
@@ -33,8 +41,11 @@ def app(models: Models, doorkeeper: Doorkeeper, make: Make, most_rows: int) -> F
         doorkeeper: who may ask.
         make: of rows.
         most_rows: of one request.
+        queue: requests under way at once; more are refused.
+        timeout_s: seconds without progress that one may take.
     """
     api = FastAPI(title="raygen", version="1", docs_url=None, redoc_url=None, description="Rows of published generators.")
+    api.add_middleware(Room, most=queue, seconds=timeout_s)
     guard.protect(api)
 
     def admitted(request: Request) -> Token:

@@ -18,6 +18,7 @@ from raygen.serving.app import app
 from raygen.serving.auth import Doorkeeper, Token
 from raygen.serving.models import Models, Served
 from raygen.serving.problems import Problem
+from raygen.serving.room import QUEUE, SECONDS
 
 log = logging.getLogger("raygen.serving")
 
@@ -36,18 +37,33 @@ class Endpoint:
         projects: ``<storage>/<name>`` of what is served, by name.
         tokens: who may ask, as documents; None for everybody.
         most_rows: of one request.
+        queue: requests under way at once.
+        timeout_s: seconds without progress that one may take.
     """
 
-    def __init__(self, projects: Mapping[str, str], tokens: Sequence[Mapping[str, Any]] | None, most_rows: int) -> None:
+    def __init__(
+        self,
+        projects: Mapping[str, str],
+        tokens: Sequence[Mapping[str, Any]] | None,
+        most_rows: int,
+        queue: int = QUEUE,
+        timeout_s: float = SECONDS,
+    ) -> None:
         self.models = Models({name: Registry(Folder(uri)) for name, uri in projects.items()})
         self.doorkeeper = Doorkeeper(None if tokens is None else [Token(**token) for token in tokens])
-        self.most_rows = most_rows
+        self.most_rows, self.queue, self.timeout_s = most_rows, queue, timeout_s
         self.computing = asyncio.Lock()  # one at a time: each uses all the threads that torch has
         self.stop = threading.Event()
         self.models.follow(LOOK, lambda name: log.info("%s: swapped", name), self.stop)
 
     def __serve_build_asgi_app__(self) -> Any:
-        return app(self.models, self.doorkeeper, self.rows, self.most_rows)
+        return app(self.models, self.doorkeeper, self.rows, self.most_rows, queue=self.queue, timeout_s=self.timeout_s)
+
+    async def check_health(self) -> None:
+        """Ray Serve replaces a replica that cannot do this: make a row of everything it serves."""
+        for served in self.models:
+            # Beside what is computed, not after it: a replica with a lot to do is a healthy one.
+            await asyncio.to_thread(served.generator.sample, range(1))
 
     def __del__(self) -> None:
         if hasattr(self, "stop"):

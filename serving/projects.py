@@ -7,6 +7,7 @@ from typing import Any
 
 from raygen.datasets.storage import Folder
 from raygen.errors import RaygenError, SpecError
+from raygen.generators.generator import Generator
 from raygen.jobs.registry import Registry
 from raygen.load import load_spec
 from raygen.spec import ServeSpec
@@ -59,6 +60,15 @@ class Projects:
         if spec is None:
             raise RaygenError("no project is given", "give a spec, or the name of a project")
         return cls(uris, digests, spec)
+
+    def check(self) -> None:
+        """Load every generator here, before anything is started elsewhere.
+
+        Raises:
+            RaygenError: one cannot be read, or this raygen cannot rebuild it.
+        """
+        for name, digest in self.digests.items():
+            Generator.load((Folder(self.uris[name]) / "generators" / digest).uri, device="cpu")
 
     def config(self, host: str, port: int, tokens: str | Path | None, insecure: bool) -> dict[str, Any]:
         """The endpoint as a config of Ray Serve (``serve deploy``, KubeRay's ``serveConfigV2``): see ``deployment.build``.

@@ -1,24 +1,17 @@
 """The commands ``raygen serve``, an endpoint, and ``raygen token``, for whoever may ask it."""
 
-import contextlib
 import ipaddress
 import os
 import signal
-import socket
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from raygen.console import Debug, errors
 from raygen.errors import RaygenError
-
-if TYPE_CHECKING:
-    from raygen.serving.auth import Token
-    from raygen.serving.projects import Projects
 
 Quiet: list[str] = []
 
@@ -58,20 +51,19 @@ def serve(
             print(dump(served.config(host, port, tokens, insecure)), end="")
             return
         known = None if insecure else auth.known(tokens)
-        _check_free(host, port)
+        served.check()
         stop = threading.Event()
         _on_signals(stop)
         for name, digest in served.digests.items():
             print(f"serving    {name} {digest[:12]}", flush=True)
         from raygen.cluster.connect import connected
-        from raygen.serving import proxy
+        from raygen.serving import deployment, haproxy
 
-        os.environ.update({name: value for name, value in proxy.environment().items() if name not in os.environ})
         with (
-            connected(verbose, training=False, meanwhile="raygen.serving.deployment"),
-            _answering(served, known, host, port),
+            haproxy.prepared(),
+            connected(verbose, training=False, meanwhile="raygen.serving.endpoint"),
+            deployment.served(served.uris, served.spec, known, host, port) as url,
         ):
-            url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
             print(f"page       {url}/", flush=True)
             print(f"API        {url}/v1/generate, told by {url}/openapi.json", flush=True)
             print("answering  until it is interrupted (Ctrl-C)", flush=True)
@@ -103,14 +95,6 @@ def token(
         print(secret)
 
 
-@contextlib.contextmanager
-def _answering(served: "Projects", tokens: "list[Token] | None", host: str, port: int) -> Iterator[None]:
-    from raygen.serving import deployment  # not before Ray has started: it reads the environment when it is imported
-
-    with deployment.running(served.uris, served.spec, tokens, host, port):
-        yield
-
-
 def _check_who_is_let_in(host: str, insecure: bool, tokens: Path | None) -> None:
     if not insecure:
         return
@@ -125,20 +109,6 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-def _check_free(host: str, port: int) -> None:
-    try:
-        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    except socket.gaierror:
-        raise RaygenError(f"--host {host}: is no address of this machine", "give 127.0.0.1, or 0.0.0.0") from None
-    with socket.socket(family, socket.SOCK_STREAM) as tried:
-        tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            tried.bind(address)
-        except OSError as error:
-            reason = (error.strerror or str(error)).lower()
-            raise RaygenError(f"{host}:{port}: cannot be listened on ({reason})", "give another --port") from None
 
 
 def _on_signals(stop: threading.Event) -> None:

@@ -19,6 +19,7 @@ from raygen.errors import DataError, did_you_mean
 from raygen.gate import OF_USE, GateRule, MetricOfImages, MetricOfTables
 from raygen.options import FAMILIES, FamilySpec, GanSpec, GeneratorSpec, PositiveFloat, Strict, TransformsSpec
 
+NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Workers = Literal["auto"] | PositiveInt
@@ -344,10 +345,19 @@ class AugmentSpec(Strict):
 
 
 class ReplicasSpec(Strict):
-    """How many there are, by how much is asked; with a least of 0 who asks first waits until one has started."""
+    """How many processes answer, as many as it takes.
+
+    Attributes:
+        min: of them; with 0, the first who asks after a quiet time waits until one has started.
+        max: of them; each takes a core.
+        up_s: seconds that there has to be too much to do before there are more of them.
+        down_s: seconds that there has to be too little to do before there are fewer of them.
+    """
 
     min: NonNegativeInt = 1
     max: PositiveInt = 1
+    up_s: NonNegativeFloat = 2.0
+    down_s: NonNegativeFloat = 30.0
 
     @validator(mode="after")
     def _in_order(self) -> "ReplicasSpec":
@@ -360,12 +370,12 @@ class ServeSpec(Strict):
     """The endpoint.
 
     Attributes:
-        replicas: each holds all that is served.
-        target: requests under way in a replica on the average, above which there are more replicas, below which fewer.
-        queue: requests that may wait for each replica; one more is answered 503, with Retry-After.
-        timeout_s: seconds in which an answer has to begin; later it is 503.
+        replicas: how many processes answer.
+        target: requests under way at each; with more, replicas are added.
+        queue: requests under way at each beyond which more are refused, by 503 with Retry-After.
+        timeout_s: seconds without progress after which a request is given up.
         max_rows: of one request.
-        gpus: of each replica, which may be a share of one.
+        gpus: of each replica; a share of one, such as 0.5, too.
     """
 
     replicas: ReplicasSpec = ReplicasSpec()
@@ -373,7 +383,15 @@ class ServeSpec(Strict):
     queue: PositiveInt = 256
     timeout_s: PositiveFloat = 60.0
     max_rows: PositiveInt = 1_000_000
-    gpus: Annotated[float, Field(ge=0)] = 0.0
+    gpus: NonNegativeFloat = 0.0
+
+    @validator(mode="after")
+    def _is_reached_before_it_is_full(self) -> "ServeSpec":
+        if self.target > self.queue:
+            raise ValueError(
+                f"serve.target is {self.target}, more than serve.queue, {self.queue}: it would never be reached"
+            )
+        return self
 
 
 class Spec(Strict):
