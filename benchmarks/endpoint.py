@@ -31,6 +31,7 @@ import numpy as np
 import psutil
 import pyarrow as pa
 import torch
+from raygen.serving.client import Client
 
 from raygen.datasets.codec import Codec
 from raygen.datasets.columns import Category
@@ -40,7 +41,6 @@ from raygen.generators.generator import Generator, untrained
 from raygen.jobs.registry import Registry
 from raygen.options import GanSpec
 from raygen.serving import haproxy
-from raygen.serving.client import Client
 from raygen.spec import CategoryField, ImageField, ServeSpec
 
 SEED, ROWS, MOST = 3, 4096, 4

@@ -46,6 +46,21 @@ def build(arguments: Arguments) -> "Application":
     return application(arguments.projects, arguments.serve, tokens)
 
 
+def check_free(host: str, port: int) -> None:
+    """Whether it can be listened there.
+
+    Raises:
+        ResourceError: it cannot.
+    """
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as free:
+        free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            free.bind((host, port))
+        except OSError as error:
+            said = f"{host}:{port}: cannot be listened at ({error.strerror})"
+            raise ResourceError(said, "give another --port, or --host") from None
+
+
 @contextmanager
 def served(
     projects: Mapping[str, str],
@@ -73,15 +88,7 @@ def served(
     """
     from ray import serve
 
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as free:
-        free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            free.bind((host, port))
-        except OSError as error:
-            reason = error.strerror
-            raise ResourceError(
-                f"{host}:{port}: cannot be listened at ({reason})", "give another --port, or --host"
-            ) from None
+    check_free(host, port)
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     shown = f"[{host}]" if ":" in host else host
     url = f"http://{'127.0.0.1' if host == '0.0.0.0' else '[::1]' if host == '::' else shown}:{port}"  # noqa: S104

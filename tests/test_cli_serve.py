@@ -118,7 +118,7 @@ def test_a_taken_port_is_told_before_anything_starts(store: Path) -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        assert f"{port}: cannot be listened" in refused(
+        assert f"{port}: cannot be listened at" in refused(
             "serve", "digits", "--storage", store, "--insecure", "--port", str(port)
         )
 

@@ -3,6 +3,7 @@
 import ipaddress
 import os
 import signal
+import sys
 import threading
 from pathlib import Path
 from types import FrameType
@@ -41,7 +42,7 @@ def serve(
     """Answer for current generators by HTTP, with a page to try them, until it is interrupted."""
     with errors(debug):
         _check_who_is_let_in(host, insecure, tokens)
-        from raygen.serving import auth
+        from raygen.serving import auth, deployment, haproxy
         from raygen.serving.projects import Projects
 
         served = Projects.of(projects, storage, set_)
@@ -51,24 +52,25 @@ def serve(
             print(dump(served.config(host, port, tokens, insecure)), end="")
             return
         known = None if insecure else auth.known(tokens)
+        deployment.check_free(host, port)
         served.check()
-        stop = threading.Event()
-        _on_signals(stop)
         for name, digest in served.digests.items():
             print(f"serving    {name} {digest[:12]}", flush=True)
         from raygen.cluster.connect import connected
-        from raygen.serving import deployment, haproxy
 
         with (
             haproxy.prepared(),
             connected(verbose, training=False, meanwhile="raygen.serving.endpoint"),
             deployment.served(served.uris, served.spec, known, host, port) as url,
         ):
+            stop = _on_signals()  # now: Ray has handlers of its own
             print(f"page       {url}/", flush=True)
             print(f"API        {url}/v1/generate, told by {url}/openapi.json", flush=True)
             print("answering  until it is interrupted (Ctrl-C)", flush=True)
             stop.wait()
             print("stopping   what is under way is answered first", flush=True)
+            if not verbose:
+                sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 - Ray tells of what it has ended
 
 
 def token(
@@ -111,8 +113,9 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _on_signals(stop: threading.Event) -> None:
-    """The first interrupt stops it in order, the second at once."""
+def _on_signals() -> threading.Event:
+    """What the first interrupt sets; the second ends everything at once."""
+    stop = threading.Event()
 
     def stopping(number: int, frame: FrameType | None) -> None:
         if stop.is_set():
@@ -121,3 +124,4 @@ def _on_signals(stop: threading.Event) -> None:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stopping)
+    return stop
