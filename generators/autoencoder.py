@@ -2,14 +2,16 @@
 "From variational to deterministic autoencoders", arXiv 1903.12436)."""
 
 from collections.abc import Iterable, Iterator
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from raygen.generators import networks
-from raygen.generators.base import Family, Losses, Sampler, local
+from raygen.generators.base import Family, Given, Losses, Sampler, local
 from raygen.generators.density import Density, Mixture
+from raygen.generators.latent import nearer, slerp
 from raygen.options import AutoencoderSpec
 
 
@@ -88,6 +90,8 @@ class DensitySampler(Sampler):
     A variant is decoded from the latent of its row, moved by ``strength`` standard deviations of the density.
     """
 
+    has_latent: ClassVar[bool] = True
+
     def __init__(self, encoder: nn.Module, decoder: nn.Module, density: Density) -> None:
         super().__init__()
         self.encoder, self.decoder, self.density = encoder, decoder, density
@@ -99,6 +103,14 @@ class DensitySampler(Sampler):
     def vary(self, images: Tensor, noise: Tensor, classes: Tensor | None, strength: float) -> Tensor:
         latent = self.encoder(images, classes) + strength * self.density.deviation(noise, classes)
         return self._decode(latent, classes)
+
+    def between(self, start: Given, end: Given, share: Tensor) -> Tensor:
+        """On a straight line from the mean of one component to that of the other, and on an arc around it: the number that
+        picks a component is none to go along."""
+        mean, other = (self.density.mean[self.density.component(*given)] for given in (start, end))
+        around = slerp(self.density.deviation(*start), self.density.deviation(*end), share)
+        latent = torch.lerp(mean, other, share[:, None]) + around
+        return self._decode(latent, nearer(start[1], end[1], share))
 
     def _decode(self, latent: Tensor, classes: Tensor | None) -> Tensor:
         return torch.tanh(self.decoder(latent, classes))

@@ -12,11 +12,15 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from raygen.generators.latent import nearer, slerp
 from raygen.generators.networks import Layout, Shape, Tokens
 from raygen.options import FamilySpec, LearnedSpec
 
 Losses = dict[str, Tensor]
 """Scalars to show, detached and left on the device."""
+
+Given = tuple[Tensor, Tensor | None]
+"""What rows are made from: noise ``(n, noise)``, and class indices ``(n,)`` where there is a condition."""
 
 TILE = 64
 """Rows: on CPUs, batches smaller than this differ from larger ones in the last bit."""
@@ -34,6 +38,7 @@ class Sampler(nn.Module, ABC):
         threads: how many threads of a CPU a tile is best made with; None is as many as torch has.
         has_likelihood: whether it can say how likely an image is.
         has_bounds: whether the cells it makes of a table can be asked to be within bounds.
+        has_latent: whether a row's noise is a place in a latent space, between any two of which there are others.
     """
 
     noise: int
@@ -42,6 +47,7 @@ class Sampler(nn.Module, ABC):
     threads: ClassVar[int | None] = None
     has_likelihood: ClassVar[bool] = False
     has_bounds: ClassVar[bool] = False
+    has_latent: ClassVar[bool] = False
 
     @abstractmethod
     def forward(self, noise: Tensor, classes: Tensor | None) -> Tensor:
@@ -71,6 +77,20 @@ class Sampler(nn.Module, ABC):
             As ``forward`` makes them. In evaluation mode one depends on its own row, noise and class only.
         """
         return self(noise, classes)  # type: ignore[no-any-return]
+
+    def between(self, start: Given, end: Given, share: Tensor) -> Tensor:
+        """Rows on the way from some to others; where there is ``has_latent``.
+
+        Args:
+            start: noise ``(n, noise)`` and classes, int64 ``(n,)`` or None; and so ``end``.
+            share: of the way, in [0, 1], ``(n,)``.
+
+        Returns:
+            As ``forward`` makes them, each of the class of the end that is nearer. In evaluation mode one depends on its
+            own ends and share only.
+        """
+        (noise, classes), (other, others) = start, end
+        return self(slerp(noise, other, share), nearer(classes, others, share))  # type: ignore[no-any-return]
 
     def log_likelihood(self, images: Tensor, noise: Tensor, classes: Tensor | None) -> Tensor:
         """log p(image), given its class, or an estimate that is below it on average; where there is ``has_likelihood``.

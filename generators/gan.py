@@ -1,6 +1,7 @@
 """``gan``: generative adversarial networks (Goodfellow et al. 2014, arXiv 1406.2661)."""
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -159,6 +160,8 @@ def slope_penalty(logits: Tensor, images: Tensor) -> Tensor:
 
 class TanhSampler(Sampler):
     """Noise is the latent; a row is the generator's output."""
+
+    has_latent: ClassVar[bool] = True
 
     def __init__(self, decoder: nn.Module, latent: int) -> None:
         super().__init__()

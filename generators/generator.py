@@ -167,6 +167,45 @@ class Generator:
             batch[self.spec.condition] = np.asarray(classes, np.int64)
         return batch
 
+    def between(self, ends: tuple[int, int], steps: int, seed: int = 0, condition: Value | None = None) -> pa.Table:
+        """Rows on the way from one row to another, in even steps through the latent space; see ``latent.slerp``.
+
+        Args:
+            ends: the numbers of two rows, which may be the same one.
+            steps: how many rows, 2 or more, of which the first and the last are those two, bit for bit.
+            seed: of the dataset, 0 or more.
+            condition: what all of them show. By default each end shows what it does by itself, and what is between, what
+                the nearer end does.
+
+        Returns:
+            As ``sample`` does.
+
+        Raises:
+            RaygenError: the family has no latent space to go through; or as ``sample`` does.
+        """
+        if not self.sampler.has_latent:
+            raise RaygenError(
+                f"this {self.spec.family!r} has no latent space, so there is nothing between two rows",
+                "images by a gan, a vae or an autoencoder have one",
+            )
+        asked = [Ask(rows, seed, self.classes(rows, seed, condition)) for rows in (range(end, end + 1) for end in ends)]
+        first, last = (self.tensors(*ask) for ask in asked)  # each in the tile that it is always made in
+        share = np.linspace(0, 1, steps, dtype=np.float32)[1:-1]
+        parts: list[np.ndarray | None] = [share]
+        for ask in asked:
+            drawn = noise.normals(seed, "latent", ask.rows, self.sampler.noise)
+            parts += [part if part is None else part.repeat(len(share), 0) for part in (drawn, ask.classes)]
+
+        def go(share: Tensor, drawn: Tensor, of: Tensor | None, other: Tensor, of_other: Tensor | None) -> Tensor:
+            return _pixels(self.sampler.between((drawn, of), (other, of_other), share))
+
+        image, label = self.codec.image[0], self.spec.condition
+        made = self._packed(np.empty((len(share), *first[image].shape[1:]), np.uint8), go, *parts)
+        batch: Batch = {image: np.concatenate([first[image], made, last[image]])}
+        if label is not None:
+            batch[label] = np.concatenate([first[label], np.where(share <= 0.5, first[label], last[label]), last[label]])
+        return self.codec.decode(batch)
+
     def batch(self, asked: Sequence[Ask]) -> list[Batch]:
         """What ``tensors`` gives for each of several ranges of rows, made together, so that few rows fill a tile.
 
@@ -185,11 +224,7 @@ class Generator:
             made, compute = np.empty((n, size.channels, size.height, size.width), np.uint8), self._make
             of = [ask.classes for ask in asked if ask.classes is not None]
             given = np.concatenate(of) if of else None
-        with threads(self.sampler.threads):
-            for start in range(0, n, self.tile):
-                rows, slots = slice(start, min(n, start + self.tile)), slice(0, min(self.tile, n - start))
-                parts = (None if part is None else self._padded(part[rows], slots) for part in (drawn, given))
-                made[rows] = self._tile(compute, *parts)[slots]
+        self._packed(made, compute, drawn, given)
         ends = np.cumsum([len(ask.rows) for ask in asked])
         return [self._batch(ask, part) for ask, part in zip(asked, np.split(made, ends[:-1]), strict=True)]
 
@@ -394,6 +429,15 @@ class Generator:
                 drawn = draw(seed, purpose, range(start, start + self.tile), width)
                 given = (None if part is None else self._padded(part[asked], slots) for part in parts)
                 out[asked] = self._tile(compute, drawn, *given)[slots]
+        return out
+
+    def _packed(self, out: np.ndarray, compute: Callable[..., Tensor], *parts: np.ndarray | None) -> np.ndarray:
+        """Fill ``out`` with what is computed of parts, as many rows each, by whole tiles from its first row on."""
+        with threads(self.sampler.threads):
+            for start in range(0, len(out), self.tile):
+                rows, slots = slice(start, start + self.tile), slice(0, min(self.tile, len(out) - start))
+                given = (None if part is None else self._padded(part[rows], slots) for part in parts)
+                out[rows] = self._tile(compute, *given)[slots]
         return out
 
     def _padded(self, part: np.ndarray, slots: slice) -> np.ndarray:

@@ -82,6 +82,7 @@ class MeanSampler(Sampler):
     """
 
     has_likelihood: ClassVar[bool] = True
+    has_latent: ClassVar[bool] = True
 
     def __init__(self, encoder: nn.Module, decoder: nn.Module, likelihood: Likelihood, latent: int) -> None:
         super().__init__()

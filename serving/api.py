@@ -6,8 +6,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 ModelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$", examples=["digits"])]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 MOST_ROW = 2**48
 """Rows are numbered up to here."""
+Row = Annotated[int, Field(ge=0, le=MOST_ROW)]
 
 
 class Asked(BaseModel):
@@ -26,6 +28,8 @@ class Generate(Asked):
         seed: of the dataset that they are rows of.
         condition: what all of them show; by default each draws its own, with the frequencies of the training data.
         where: of a table, by column a value, a list of values, or the least and the most.
+        digest: of the generator whose rows they are to be, or none: as the header ``raygen-digest`` of the first of several
+            requests says, so that all are of one, whatever is promoted meanwhile.
     """
 
     model_config = ConfigDict(
@@ -39,10 +43,39 @@ class Generate(Asked):
 
     model: ModelName | None = None
     rows: Annotated[int, Field(ge=1, le=MOST_ROW)] = 1
-    start: Annotated[int, Field(ge=0, le=MOST_ROW)] = 0
+    start: Row = 0
     seed: Seed = 0
     condition: bool | int | str | None = None
     where: dict[str, Any] | None = None
+    digest: Digest | None = None
+
+
+class Interpolate(Asked):
+    """Pictures on the way from one row to another through the latent space. They are no rows of the dataset, and have no
+    numbers, but for the first and the last, which are those two rows.
+
+    Attributes:
+        model: as of `Generate`, and so ``seed`` and ``digest``.
+        between: the numbers of two rows.
+        steps: how many pictures, with both ends.
+        condition: what all of them show; by default each end shows its own class, and what is between that of the nearer.
+    """
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"model": "digits", "between": [0, 1], "steps": 9, "seed": 1, "condition": 7}]}
+    )
+
+    model: ModelName | None = None
+    between: Annotated[list[Row], Field(min_length=2, max_length=2)]
+    steps: Annotated[int, Field(ge=2, le=64)] = 9
+    seed: Seed = 0
+    condition: bool | int | str | None = None
+    digest: Digest | None = None
+
+    @property
+    def rows(self) -> int:
+        """How many are made."""
+        return self.steps
 
 
 class Images(Asked):
@@ -77,17 +110,46 @@ class GeneratedImages(BaseModel):
     data: list[Image]
 
 
+class Canary(BaseModel):
+    """A generator on trial, which answers a percentage of the requests in place of the current one."""
+
+    digest: str
+    percent: int
+
+
+class Figure(BaseModel):
+    """Of how good a generator's rows are.
+
+    Attributes:
+        title: what people call it; and ``about``, what it says.
+        ceiling: the same of real rows; None where there is no such.
+        interval: in which the value is with a confidence of 95 %.
+        better: ``higher``, or ``lower``.
+    """
+
+    name: str
+    title: str
+    about: str
+    value: float
+    ceiling: float | None
+    interval: tuple[float, float] | None
+    better: Literal["higher", "lower"]
+
+
 class Model(BaseModel):
     """A published generator.
 
     Attributes:
         id: the name of its project.
         created: when it was promoted, in seconds since 1970.
-        digest: of the generator that answers now.
-        verdict: of its gate.
+        digest: of the generator that is current now.
+        canary: the one that answers a part of the requests in its place, or null.
+        verdict: of its gate; and ``summary``, what its evaluation says in a few lines.
+        figures: of its evaluation, those of the gate first.
         kind: ``images`` or ``tables``.
         condition: the column that it can be asked by, and ``classes``, its values.
         columns: what a row has, with their Arrow types.
+        interpolates: whether it can be asked for what is between two rows.
     """
 
     id: str
@@ -95,12 +157,16 @@ class Model(BaseModel):
     created: int
     owned_by: str = "raygen"
     digest: str
+    canary: Canary | None
     verdict: str
+    summary: list[str]
+    figures: list[Figure]
     family: str
     kind: Literal["images", "tables"]
     condition: str | None
     classes: list[bool | int | str | None]
     columns: dict[str, str]
+    interpolates: bool
 
 
 class Models(BaseModel):

@@ -13,16 +13,16 @@ from fastapi import Depends, FastAPI, Header, Request
 from fastapi.responses import Response, StreamingResponse
 
 from raygen.errors import RaygenError
-from raygen.serving import answers, guard
+from raygen.serving import answers, guard, page
 from raygen.serving.answers import PNG, Writer
-from raygen.serving.api import Generate, GeneratedImages, Image, Images
+from raygen.serving.api import Generate, GeneratedImages, Image, Images, Interpolate
 from raygen.serving.api import Models as ModelList
 from raygen.serving.auth import Doorkeeper, Token
 from raygen.serving.models import Models, Served
 from raygen.serving.problems import MEDIA_TYPE, Problem
 from raygen.serving.room import QUEUE, SECONDS, Room
 
-Make = Callable[[Served, Generate], AsyncIterator[pa.Table]]
+Make = Callable[[Served, Generate | Interpolate], AsyncIterator[pa.Table]]
 """Makes the rows that are asked for, in pieces; what it raises before the first piece is the answer."""
 
 
@@ -47,6 +47,7 @@ def app(
     api = FastAPI(title="raygen", version="1", docs_url=None, redoc_url=None, description="Rows of published generators.")
     api.add_middleware(Room, most=queue, seconds=timeout_s)
     guard.protect(api)
+    page.route(api)
 
     def admitted(request: Request) -> Token:
         return doorkeeper.who(request.headers)
@@ -66,16 +67,26 @@ def app(
     @api.post("/v1/generate", response_class=Response, responses=_ROWS)
     async def generate(asked: Generate, token: Who, accept: Annotated[str | None, Header()] = None) -> Response:
         """Rows by their numbers, in the type that ``Accept`` likes best."""
-        served = models.find(asked.model)
+        served = models.find(asked.model, asked.digest)
         kind = answers.media_type(accept, not served.codec.is_table)
         most = min(most_rows, answers.MOST_IN_A_GRID) if kind == PNG else most_rows
         if asked.rows > most:
-            raise Problem(422, f"{asked.rows:,} rows are too many for one request", f"ask for at most {most:,}, by start")
+            what, hint = f"{asked.rows:,} rows are too many for one request", f"ask for at most {most:,}, by start"
+            raise Problem(422, what, hint, more={"most": most})
         under_way = doorkeeper.admitted(token, asked.rows)
         pieces = _pieces(make(served, asked), answers.writer(kind, served.codec), under_way)
         first = await anext(pieces)  # so that what goes wrong at first is not a 200
         told = {"raygen-digest": served.promotion.digest, "raygen-rows": f"{asked.start}-{asked.start + asked.rows}"}
         return StreamingResponse(_chained(first, pieces), media_type=kind, headers=told)
+
+    @api.post("/v1/interpolate", response_class=Response, responses=_ROWS)
+    async def interpolate(asked: Interpolate, token: Who, accept: Annotated[str | None, Header()] = None) -> Response:
+        """What is between two rows, in the type that ``Accept`` likes best."""
+        served = models.find(asked.model, asked.digest)
+        kind = answers.media_type(accept, not served.codec.is_table)
+        under_way = doorkeeper.admitted(token, asked.rows)
+        data = [piece async for piece in _pieces(make(served, asked), answers.writer(kind, served.codec), under_way)]
+        return Response(b"".join(data), media_type=kind, headers={"raygen-digest": served.promotion.digest})
 
     @api.post("/v1/images/generations")
     async def generations(asked: Images, token: Who, response: Response) -> GeneratedImages:
@@ -151,8 +162,24 @@ def _prompted(prompt: str, served: Served) -> bool | int | str | None:
     raise Problem(422, "the prompt is none of the classes", f"there are: {shown}", more={"classes": classes[:1000]})
 
 
-async def made(served: Served, asked: Generate, at_once: int) -> AsyncIterator[pa.Table]:
+def between(served: Served, asked: Interpolate) -> pa.Table:
+    """All rows of an interpolation.
+
+    Raises:
+        Problem: 422; this generator has none, or not of this condition.
+    """
+    start, end = asked.between
+    try:
+        return served.generator.between((start, end), asked.steps, asked.seed, asked.condition)
+    except RaygenError as error:
+        raise Problem.of(error) from None
+
+
+async def made(served: Served, asked: Generate | Interpolate, at_once: int) -> AsyncIterator[pa.Table]:
     """Rows, a piece at a time in a thread: what makes them where nobody makes them better."""
+    if isinstance(asked, Interpolate):
+        yield await asyncio.to_thread(between, served, asked)
+        return
     for start in range(asked.start, asked.start + asked.rows, at_once):
         rows = range(start, min(start + at_once, asked.start + asked.rows))
         try:

@@ -13,8 +13,8 @@ from raygen.datasets.storage import Folder
 from raygen.errors import RaygenError
 from raygen.generators.generator import Ask
 from raygen.jobs.registry import Registry
-from raygen.serving.api import Generate
-from raygen.serving.app import app
+from raygen.serving.api import Generate, Interpolate
+from raygen.serving.app import app, between
 from raygen.serving.auth import Doorkeeper, Token
 from raygen.serving.models import Models, Served
 from raygen.serving.problems import Problem
@@ -69,8 +69,13 @@ class Endpoint:
         if hasattr(self, "stop"):
             self.stop.set()
 
-    async def rows(self, served: Served, asked: Generate) -> AsyncIterator[pa.Table]:
+    async def rows(self, served: Served, asked: Generate | Interpolate) -> AsyncIterator[pa.Table]:
         """Makes the rows that are asked for, in pieces; whoever goes away is not worked for any more."""
+        if isinstance(asked, Interpolate):
+            async with self.computing:
+                table = await asyncio.to_thread(between, served, asked)
+            yield table
+            return
         for start in range(asked.start, asked.start + asked.rows, PIECE):
             rows = range(start, min(start + PIECE, asked.start + asked.rows))
             try:

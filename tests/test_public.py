@@ -12,6 +12,7 @@ import pytest
 import raygen
 
 PUBLIC = [
+    "Client",
     "DataError",
     "GateError",
     "Generator",
@@ -74,6 +75,10 @@ def test_importing_raygen_is_cheap() -> None:
 
 def test_a_generator_needs_no_ray() -> None:
     assert "ray" not in heavy("import raygen\nraygen.Generator")
+
+
+def test_a_client_needs_neither_torch_nor_ray() -> None:
+    assert heavy("import raygen\nraygen.Client('http://127.0.0.1:1')") == ["pyarrow"]
 
 
 def test_every_module_is_there() -> None:

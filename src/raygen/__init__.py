@@ -10,6 +10,7 @@
     raygen.sample(spec, range(1000, 1100))               # the dataset's rows 1000 to 1099, made again
     raygen.models("store/digits").promote("3f2a")        # the generator that endpoints are to use from now on
     generator.sample(range(100), seed=1, condition=3)    # any rows, as a pyarrow.Table
+    raygen.Client("http://127.0.0.1:8000").generate(100) # the same from an endpoint
 
 Everything is imported when it is first used: ``import raygen`` costs neither torch nor Ray.
 """
@@ -23,9 +24,11 @@ if TYPE_CHECKING:
     from raygen.api import augment, evaluate, models, run, sample, train, verify
     from raygen.generators.generator import Generator
     from raygen.load import load_spec
+    from raygen.serving.client import Client
     from raygen.spec import Spec
 
 __all__ = [
+    "Client",
     "DataError",
     "GateError",
     "Generator",
@@ -45,6 +48,7 @@ __all__ = [
 ]
 
 _WHERE = {
+    "Client": "raygen.serving.client",
     "Generator": "raygen.generators.generator",
     "Spec": "raygen.spec",
     "load_spec": "raygen.load",

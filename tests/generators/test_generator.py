@@ -26,7 +26,7 @@ from raygen.errors import OutputError, RaygenError
 from raygen.generators import artifact, noise
 from raygen.generators.base import Sampler
 from raygen.generators.generator import Ask, Generator, untrained
-from raygen.options import FamilySpec, GanSpec, VaeSpec
+from raygen.options import FamilySpec, GanSpec, TransformsSpec, VaeSpec
 from raygen.spec import CategoryField, ImageField
 
 MakeSpec = Callable[..., FamilySpec]
@@ -121,6 +121,36 @@ class TestBatch:
         careful = dataclasses.replace(generator)
         careful.__dict__["any_slot"] = False
         assert all(np.array_equal(a["picture"], b) for a, b in zip(careful.batch(asked), alone, strict=True))
+
+
+class TestBetween:
+    @pytest.mark.parametrize("ends", [(3, 70), (FAR, 2), (5, 5)])
+    def test_its_ends_are_the_rows_themselves(self, any_generator: Generator, ends: tuple[int, int]) -> None:
+        way = any_generator.between(ends, 70, seed=7)
+        assert len(way) == 70
+        for place, row in zip((0, 69), ends, strict=True):
+            assert way.slice(place, 1).equals(any_generator.sample(range(row, row + 1), seed=7))
+
+    def test_each_step_is_a_small_one(self, any_generator: Generator) -> None:
+        condition = any_generator.spec.condition and "ant"
+        way = pixels(any_generator, any_generator.between((1, 2), 64, seed=7, condition=condition)).astype(float)
+        steps, whole = (np.sqrt((of**2).mean()) for of in (np.diff(way, axis=0), way[-1] - way[0]))
+        assert 0 < steps < whole / 8
+
+    def test_it_does_not_depend_on_how_many_are_asked_for(self, any_generator: Generator) -> None:
+        assert any_generator.between((1, 2), 9).slice(4, 1).equals(any_generator.between((1, 2), 3).slice(1, 1))
+
+    def test_all_show_the_condition_or_what_the_nearer_end_does(self, generator: Generator) -> None:
+        assert generator.between((1, 2), 5, condition="cat")["animal"].to_pylist() == ["cat"] * 5
+        own = generator.sample(range(200), seed=7)["animal"].to_pylist()
+        ends = own.index("ant"), own.index("cat")
+        assert generator.between(ends, 5, seed=7)["animal"].to_pylist() == ["ant"] * 3 + ["cat"] * 2
+
+    def test_where_nothing_is_between(self) -> None:
+        spec = TransformsSpec()
+        codec = codec_of().select(["picture"])
+        with pytest.raises(RaygenError, match="has no latent space"):
+            Generator(spec, codec, untrained(spec, codec, CPU).sampler().eval()).between((1, 2), 5)
 
 
 class TestRows:

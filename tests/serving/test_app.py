@@ -32,6 +32,16 @@ from raygen.spec import CategoryField, ImageField
 ANA, BO = auth.make(), auth.make()
 TOKENS = [Token(name="ana", sha256=ANA[1]), Token(name="bo", sha256=BO[1], rows=100)]
 ASKED = {"model": "digits", "rows": 3, "start": 62, "seed": 5, "condition": 7}
+EVALUATION = {
+    "verdict": "passed",
+    "summary": ["passed its gate"],
+    "gate": [{"metric": "recall", "passed": True}],
+    "metrics": [
+        {"name": "lift", "value": 0.1, "ceiling": None, "interval": [0.0, 0.2], "better": "higher", "rows": 9},
+        {"name": "coverage", "value": None, "ceiling": None, "interval": None, "better": "higher", "because": "few rows"},
+        {"name": "recall", "value": 0.8, "ceiling": 0.9, "interval": [0.7, 0.9], "better": "higher", "rows": 9},
+    ],
+}
 
 
 def generator(seed: int) -> Generator:
@@ -46,7 +56,7 @@ def generator(seed: int) -> Generator:
 def promoted(folder: Folder, made: Generator) -> str:
     made.save(folder / "generators" / made.digest)
     registry = Registry(folder)
-    registry.keep({"generator": made.digest, "verdict": "passed", "gate": [], "metrics": []})
+    registry.keep({"generator": made.digest, **EVALUATION})
     registry.promote(made.digest)
     return made.digest
 
@@ -120,11 +130,58 @@ def test_prompts_that_say_nothing(client: TestClient, prompt: str) -> None:
     problem(client.post("/v1/images/generations", json={"model": "digits", "prompt": prompt}), 422)
 
 
+def test_what_is_between_two_rows(client: TestClient, models: Models) -> None:
+    asked = {"model": "digits", "between": [62, 5], "steps": 7, "seed": 5, "condition": 7}
+    wanted = models.find("digits").generator.between((62, 5), 7, seed=5, condition=7)
+    answer = client.post("/v1/interpolate", json=asked, headers={"accept": ARROW})
+    assert pa.ipc.open_stream(answer.content).read_all().equals(wanted)
+    assert answer.headers["raygen-digest"] == models.find("digits").promotion.digest
+    with Image.open(
+        io.BytesIO(client.post("/v1/interpolate", json=asked, headers={"accept": "image/png"}).content)
+    ) as picture:
+        assert picture.size == (56, 9)
+    ends = [client.post("/v1/generate", json={**ASKED, "rows": 1, "start": row}).json()["rows"][0] for row in (62, 5)]
+    rows = client.post("/v1/interpolate", json=asked).json()["rows"]
+    assert [rows[0], rows[-1]] == ends
+
+
+@pytest.mark.parametrize(
+    ("change", "status"),
+    [
+        ({"between": [1]}, 422), ({"between": [1, 2, 3]}, 422), ({"between": [-1, 2]}, 422), ({"between": [0, 2**60]}, 422),
+        ({"steps": 1}, 422), ({"steps": 65}, 422), ({"condition": 8}, 422), ({"model": "none"}, 404), ({"rows": 3}, 422),
+    ],
+)  # fmt: skip
+def test_what_has_nothing_between(client: TestClient, change: dict[str, Any], status: int) -> None:
+    problem(client.post("/v1/interpolate", json={"model": "digits", "between": [1, 2], **change}), status)
+
+
+def test_rows_between_count_against_the_budget(client: TestClient) -> None:
+    headers, asked = {"authorization": f"Bearer {BO[0]}"}, {"model": "digits", "between": [1, 2], "steps": 60}
+    assert client.post("/v1/interpolate", json=asked, headers=headers).status_code == 200
+    problem(client.post("/v1/interpolate", json=asked, headers=headers), 429)
+
+
+def test_the_page_and_its_parts(client: TestClient) -> None:
+    for path, kind in (("/", "text/html"), ("/web/page.js", "text/javascript"), ("/web/page.css", "text/css")):
+        answer = client.get(path, headers={"authorization": ""})
+        assert answer.headers["content-type"].startswith(kind)
+        assert "'unsafe" not in answer.headers["content-security-policy"]
+        again = client.get(path, headers={"if-none-match": answer.headers["etag"]})
+        assert (again.status_code, again.content) == (304, b"")
+        assert client.head(path).status_code == 200
+    for path in ("/web", "/web/", "/web/index.html", "/web/../guard.py", "/web/%2e%2e/guard.py", "/web/page.py"):
+        problem(client.get(path), 404)
+
+
 def test_what_is_served(client: TestClient, models: Models) -> None:
     listed = client.get("/v1/models").json()["data"]
     assert [model["id"] for model in listed] == ["digits", "others"]
     assert listed[0]["classes"] == [3, 7, None]
     assert listed[0]["verdict"] == "passed"
+    assert listed[0]["interpolates"]
+    assert listed[0]["summary"] == ["Passed its gate."]
+    assert [(figure["title"], figure["ceiling"]) for figure in listed[0]["figures"]] == [("recall", 0.9), ("lift", None)]
     assert client.get("/healthz", headers={"authorization": ""}).json() == {"status": "ok"}
 
 
@@ -208,7 +265,9 @@ def test_headers(client: TestClient) -> None:
 
 def test_its_own_description(client: TestClient) -> None:
     document = client.get("/openapi.json").json()
-    assert {"/v1/generate", "/v1/images/generations", "/v1/models", "/healthz"} <= document["paths"].keys()
+    assert {"/v1/generate", "/v1/interpolate", "/v1/images/generations", "/v1/models", "/healthz"} <= document[
+        "paths"
+    ].keys()
     for example in document["components"]["schemas"]["Generate"]["examples"][:1]:
         assert client.post("/v1/generate", json=example).status_code == 200
     assert np.isin(["image/png", ARROW], [*document["paths"]["/v1/generate"]["post"]["responses"]["200"]["content"]]).all()
