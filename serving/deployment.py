@@ -111,14 +111,15 @@ def application(projects: Mapping[str, str], spec: ServeSpec, tokens: Sequence[T
     from raygen.serving.endpoint import Endpoint
 
     with warnings.catch_warnings():
-        # It compares with a deprecated option, not with the environment variable that has replaced it.
-        warnings.filterwarnings("ignore", message=r"`look_back_period_s`", category=FutureWarning)
+        # The environment variables that are to replace `metrics_interval_s` are not read yet (Ray 2.60).
+        warnings.filterwarnings("ignore", message=r".*metrics_interval_s", category=DeprecationWarning)
         scaling = AutoscalingConfig(
             min_replicas=spec.replicas.min,
             # One at first in any case, so that what cannot generate is known now.
             initial_replicas=max(1, spec.replicas.min),
             max_replicas=spec.replicas.max,
             target_ongoing_requests=spec.target,
+            metrics_interval_s=0.5,
             look_back_period_s=2.0,
             upscale_delay_s=spec.replicas.up_s,
             downscale_delay_s=spec.replicas.down_s,

@@ -67,8 +67,6 @@ def environment(folder: Path) -> dict[str, str]:
     """
     shared = {
         "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": _free_port(),  # who waits while no replica is up waits there
-        "RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S": 0.5,
-        "RAY_SERVE_HANDLE_AUTOSCALING_METRIC_PUSH_INTERVAL_S": 0.5,
         "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": 0.5,  # three failures, and there is another one
     }
     if binary() is None:
