@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import pyarrow as pa
 from fastapi import Depends, FastAPI, Header, Request
 from fastapi.responses import Response, StreamingResponse
+from starlette.types import Send
 
 from raygen.errors import RaygenError
 from raygen.serving import answers, guard
@@ -75,7 +76,7 @@ def app(
         pieces = _pieces(make(served, asked), answers.writer(kind, served.codec), under_way)
         first = await anext(pieces)  # so that what goes wrong at first is not a 200
         told = {"raygen-digest": served.promotion.digest, "raygen-rows": f"{asked.start}-{asked.start + asked.rows}"}
-        return StreamingResponse(_chained(first, pieces), media_type=kind, headers=told)
+        return Streamed(_chained(first, pieces), media_type=kind, headers=told)
 
     @api.post("/v1/images/generations")
     async def generations(asked: Images, token: Who, response: Response) -> GeneratedImages:
@@ -96,6 +97,16 @@ def app(
         return GeneratedImages(created=served.about.created, data=data)
 
     return api
+
+
+class Streamed(StreamingResponse):
+    """Closes what it streams when who asked has gone, not when the garbage is collected: rows under way are counted."""
+
+    async def stream_response(self, send: Send) -> None:
+        try:
+            await super().stream_response(send)
+        finally:
+            await self.body_iterator.aclose()  # type: ignore[attr-defined]
 
 
 _ROWS: dict[int | str, dict[str, Any]] = {
