@@ -60,7 +60,7 @@ def serve(
         from raygen.serving import deployment, haproxy
 
         with (
-            haproxy.prepared(),
+            haproxy.prepared(served.spec.timeout_s),
             connected(verbose, training=False, meanwhile="raygen.serving.endpoint"),
             deployment.served(served.uris, served.spec, known, host, port) as url,
         ):
