@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import pyarrow as pa
 from fastapi import Depends, FastAPI, Header, Request
 from fastapi.responses import Response, StreamingResponse
+from starlette.types import Send
 
 from raygen.errors import RaygenError
 from raygen.serving import answers, guard, page
@@ -20,7 +21,7 @@ from raygen.serving.api import Models as ModelList
 from raygen.serving.auth import Doorkeeper, Token
 from raygen.serving.models import Models, Served
 from raygen.serving.problems import MEDIA_TYPE, Problem
-from raygen.serving.room import QUEUE, SECONDS, Room
+from raygen.serving.room import QUEUE, SECONDS, Room, Waits
 
 Make = Callable[[Served, Generate | Interpolate], AsyncIterator[pa.Table]]
 """Makes the rows that are asked for, in pieces; what it raises before the first piece is the answer."""
@@ -33,6 +34,7 @@ def app(
     most_rows: int,
     queue: int = QUEUE,
     timeout_s: float = SECONDS,
+    waits: Waits | None = None,
 ) -> FastAPI:
     """The application.
 
@@ -43,9 +45,10 @@ def app(
         most_rows: of one request.
         queue: requests under way at once; more are refused.
         timeout_s: seconds without progress that one may take.
+        waits: is told how long the first byte of each answer took.
     """
     api = FastAPI(title="raygen", version="1", docs_url=None, redoc_url=None, description="Rows of published generators.")
-    api.add_middleware(Room, most=queue, seconds=timeout_s)
+    api.add_middleware(Room, most=queue, seconds=timeout_s, waits=waits)
     guard.protect(api)
     page.route(api)
 
@@ -77,7 +80,7 @@ def app(
         pieces = _pieces(make(served, asked), answers.writer(kind, served.codec), under_way)
         first = await anext(pieces)  # so that what goes wrong at first is not a 200
         told = {"raygen-digest": served.promotion.digest, "raygen-rows": f"{asked.start}-{asked.start + asked.rows}"}
-        return StreamingResponse(_chained(first, pieces), media_type=kind, headers=told)
+        return Streamed(_chained(first, pieces), media_type=kind, headers=told)
 
     @api.post("/v1/interpolate", response_class=Response, responses=_ROWS)
     async def interpolate(asked: Interpolate, token: Who, accept: Annotated[str | None, Header()] = None) -> Response:
@@ -107,6 +110,16 @@ def app(
         return GeneratedImages(created=served.about.created, data=data)
 
     return api
+
+
+class Streamed(StreamingResponse):
+    """Closes what it streams when who asked has gone, not when the garbage is collected: rows under way are counted."""
+
+    async def stream_response(self, send: Send) -> None:
+        try:
+            await super().stream_response(send)
+        finally:
+            await self.body_iterator.aclose()  # type: ignore[attr-defined]
 
 
 _ROWS: dict[int | str, dict[str, Any]] = {
