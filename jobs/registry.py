@@ -17,7 +17,7 @@ from raygen.datasets.storage import Folder
 from raygen.errors import GateError, OutputError, RaygenError
 from raygen.generators import artifact
 from raygen.jobs.project import REPORT, read_json, write_json
-from raygen.jobs.promotions import SHORT, Promotion, Promotions, standing
+from raygen.jobs.promotions import ALL, SHORT, Holding, Promotion, Promotions, holding, standing
 from raygen.load import load_spec
 from raygen.spec import Spec
 
@@ -35,6 +35,7 @@ class Version(NamedTuple):
     verdict: str
     gate: dict[str, float | None]  # the figures that the gate looks at
     promotion: Promotion | None
+    canary: int | None = None  # percent of the requests to an endpoint that it answers beside the current one
 
 
 class Registry:
@@ -83,15 +84,20 @@ class Registry:
 
     def current(self) -> Promotion | None:
         """The promotion that holds now; None before the first."""
-        return self._promotions.last()
+        return self.holding().current
+
+    def holding(self) -> Holding:
+        """The promotion that holds now, and the canary that answers a part of what endpoints are asked, if any."""
+        return self._promotions.holding()
 
     def promoted(self, digest: str) -> Promotion | None:
-        """The last promotion of a generator, current or not."""
+        """The last promotion of a generator, current or not, or a canary."""
         return next((promotion for promotion in reversed(self.promotions()) if promotion.digest == digest), None)
 
     def versions(self) -> list[Version]:
-        """All generators: the current one, those promoted before from the newest on, and the others."""
+        """All generators: the current one, those promoted beside and before it from the newest on, and the others."""
         promotions = self.promotions()
+        now, canary, _ = holding(reversed(promotions))
         last = {promotion.digest: promotion for promotion in promotions}
         found = []
         for digest in self._generators.names():
@@ -100,10 +106,12 @@ class Registry:
                 continue
             evaluation = self.evaluation(digest)
             gate = {rule["metric"]: rule["value"] for rule in (evaluation or {}).get("gate", [])}
-            current = bool(promotions) and promotions[-1].digest == digest
+            current = now is not None and now.digest == digest
+            percent = canary.percent if canary is not None and canary.digest == digest else None
             family = document["identity"]["generator"]["family"]
-            found.append(Version(digest, family, current, _verdict(evaluation), gate, last.get(digest)))
-        return sorted(found, key=lambda version: -version.promotion.number if version.promotion else 0)
+            found.append(Version(digest, family, current, _verdict(evaluation), gate, last.get(digest), percent))
+        newest = sorted(found, key=lambda version: -version.promotion.number if version.promotion else 0)
+        return sorted(newest, key=lambda version: not version.current)
 
     def find(self, digest: str) -> str:
         """The whole digest of a generator that is there.
@@ -141,15 +149,17 @@ class Registry:
         """What is known of a generator.
 
         Returns:
-            ``digest``, ``current``, ``generator`` (its options), ``lineage``, ``evaluation``, and ``promotions``, each with
-            the report that it stands on.
+            ``digest``, ``current``, ``canary`` (the percentage that it answers, or None), ``generator`` (its options),
+            ``lineage``, ``evaluation``, and ``promotions``, each with the report that it stands on.
         """
         digest = self.find(digest)
         document = self._document(digest)
         promotions = self.promotions()
+        now, canary, _ = holding(reversed(promotions))
         return {
             "digest": digest,
-            "current": bool(promotions) and promotions[-1].digest == digest,
+            "current": now is not None and now.digest == digest,
+            "canary": canary.percent if canary is not None and canary.digest == digest else None,
             "generator": document["identity"]["generator"],
             "lineage": document["lineage"],
             "evaluation": self.evaluation(digest),
@@ -163,38 +173,47 @@ class Registry:
         names = dict.fromkeys([*ours, *theirs])
         return {name: (ours.get(name), theirs.get(name)) for name in names if ours.get(name) != theirs.get(name)}
 
-    def promote(self, digest: str, force: bool = False, evaluation: Mapping[str, Any] | None = None) -> Promotion:
-        """Make a generator current. The one that is so already stays so, and nothing is written.
+    def promote(
+        self, digest: str, force: bool = False, evaluation: Mapping[str, Any] | None = None, canary: int | None = None
+    ) -> Promotion:
+        """Make a generator current, which takes a canary away. The one that is so already stays so, and nothing is written.
 
         Args:
             force: even if it has not passed its gate, which the promotion will say.
             evaluation: the report that it is judged by, and that the promotion stands on; by default the last one.
+            canary: do not make it current: it answers this percentage, from 1 to 99, of the requests to an endpoint, beside
+                the current one, which answers the others and which jobs go on using.
 
         Raises:
             GateError: it has not passed its gate.
             OutputError: it is broken; or somebody else has moved ``current`` meanwhile.
-            RaygenError: there is no such generator, or it is not evaluated.
+            RaygenError: there is no such generator, or it is not evaluated; or it cannot be a canary.
         """
         digest = self.find(digest)
-        before = self.current()
+        before = self.holding()
+        if canary is not None:
+            _check_canary(digest, canary, before.current)
         evaluation = self.evaluation(digest) if evaluation is None else evaluation
         refusal = _refusal(digest, evaluation)
         if refusal is not None and not force:
             raise refusal
-        return self._move(before, digest, "promote", refusal is not None, evaluation)
+        return self._move(before, digest, "promote", refusal is not None, evaluation, canary or ALL)
 
     def rollback(self, to: str | None = None) -> Promotion:
-        """Make the generator current again that was so before the present one; again, the one before that.
+        """Take away the canary; or, where there is none, make the generator current again that was so before the present
+        one; again, the one before that.
 
         Args:
-            to: a generator that was current, to go back further.
+            to: a generator that was current, to go back further; the current one, to take away the canary.
 
         Raises:
             OutputError: it is not there any more; or somebody else has moved ``current`` meanwhile.
             RaygenError: it was not current before.
         """
         promotions = self.promotions()
-        below = standing(promotions)[:-1]
+        before, below = holding(reversed(promotions)), standing(promotions)
+        if before.canary is None:
+            below = below[:-1]
         if not below:
             raise RaygenError(f"{self.folder.uri}: nothing was current before", "promote another: raygen models promote")
         digest = below[-1] if to is None else self.find(to)
@@ -203,32 +222,34 @@ class Registry:
                 f"{digest[:SHORT]}: was not current before the present one",
                 f"these were: {_told(dict.fromkeys(reversed(below)))}; any other: raygen models promote",
             )
-        grounds = next(promotion for promotion in reversed(promotions) if promotion.digest == digest)
-        return self._move(promotions[-1], digest, "rollback", grounds.forced, grounds.evaluation)
+        grounds = next(found for found in reversed(promotions) if found.digest == digest and found.percent == ALL)
+        return self._move(before, digest, "rollback", grounds.forced, grounds.evaluation, ALL)
 
     def _move(
         self,
-        before: Promotion | None,
+        before: Holding,
         digest: str,
         action: Literal["promote", "rollback"],
         forced: bool,
         evaluation: Mapping[str, Any] | None,
+        percent: int,
     ) -> Promotion:
         """Add the next promotion, which only one can who has seen the one before."""
-        if before is not None and before.digest == digest:
-            return before
+        if before.last is not None and (before.last.digest, before.last.percent) == (digest, percent):
+            return before.last
         document, _ = artifact.read(self._generators / digest)  # or fail: what is current can be loaded
         if document["digest"] != digest:
             raise OutputError(
                 f"{self._generators.uri}/{digest}: is the generator {document['digest'][:SHORT]}",
                 "put it under its own digest",
             )
-        number, previous = (1, None) if before is None else (before.number + 1, before.digest)
+        number = 1 if before.last is None else before.last.number + 1
+        previous = None if before.current is None else before.current.digest
         at = datetime.now(UTC).isoformat(timespec="seconds")
-        promotion = Promotion(number, digest, previous, action, at, _who(), forced, evaluation)
+        promotion = Promotion(number, digest, previous, action, at, _who(), forced, evaluation, percent)
         if (now := self._promotions.add(promotion)) is None:
             return promotion
-        if now.digest == digest:  # somebody else has done the same
+        if (now.digest, now.percent) == (digest, percent):  # somebody else has done the same
             return now
         raise OutputError(
             f"{self.folder.uri}: somebody else was first ({now})", "look at raygen models list, and decide again"
@@ -244,6 +265,16 @@ class Registry:
 def _is_file(source: str | Path) -> bool:
     """Whether it is a spec, or was meant to be one; else a folder."""
     return str(source).endswith((".yaml", ".yml")) or Path(source).is_file()
+
+
+def _check_canary(digest: str, percent: int, current: Promotion | None) -> None:
+    """Or why it cannot be one."""
+    if not 0 < percent < ALL:
+        raise RaygenError(f"a canary cannot answer {percent} % of what is asked", "give 1 to 99; without it, it answers all")
+    if current is None:
+        raise RaygenError(f"{digest[:SHORT]}: no generator is current, to answer the others", "promote it without --canary")
+    if current.digest == digest:
+        raise RaygenError(f"{digest[:SHORT]}: is current, and answers all", "promote another one as a canary")
 
 
 def _refusal(digest: str, evaluation: Mapping[str, Any] | None) -> RaygenError | None:

@@ -92,6 +92,18 @@ def test_promote_and_rollback(folder: Folder, models: Models) -> None:
     assert Registry(folder).find("current") == digests[0]
 
 
+def test_a_canary(folder: Folder, models: Models) -> None:
+    current, canary = add(folder, 1), add(folder, 2)
+    models("promote", current)
+    done = models("promote", canary, "--canary", "10")
+    assert done.stdout.endswith(f" promoted {canary[:12]} for 10 %\n")
+    assert [line.split()[0] for line in models("list").stdout.splitlines()[1:]] == ["*", "10"]
+    assert "canary: 10" in models("show", canary).stdout
+    assert models("rollback").exit_code == 0
+    assert "canary: null" in models("show", canary).stdout
+    assert models("promote", canary, "--canary", "100").exit_code == 2
+
+
 @pytest.mark.parametrize(("verdict", "code"), [("failed", 3), (None, 2)])
 def test_what_has_not_passed_takes_force(folder: Folder, models: Models, verdict: str | None, code: int) -> None:
     digest = add(folder, 1, verdict)

@@ -29,7 +29,7 @@ def list_(
     json_: Json = False,
     debug: Debug = False,
 ) -> None:
-    """All generators: their verdicts, and when each was last promoted; * is current."""
+    """All generators: their verdicts, and when each was last promoted; * is current, a percentage a canary."""
     with errors(debug):
         registry = _registry(project, set_)
         from dataclasses import asdict
@@ -55,7 +55,7 @@ def list_(
             gate = ", ".join(f"{name} {'–' if value is None else f'{value:.3f}'}" for name, value in version.gate.items())
             last = version.promotion
             promotion = "" if last is None else f"{last.number}: {last.at[:16].replace('T', ' ')}"
-            mark = "*" if version.current else ""
+            mark = "*" if version.current else "" if version.canary is None else f"{version.canary} %"
             table.add_row(mark, version.digest[:SHORT], version.family, version.verdict, gate, promotion)
         Console(highlight=False).print(table)
 
@@ -77,7 +77,7 @@ def show(
             return
         from raygen.dialect import dump
 
-        brief = {name: shown[name] for name in ("digest", "current", "generator", "lineage")}
+        brief = {name: shown[name] for name in ("digest", "current", "canary", "generator", "lineage")}
         brief["verdict"] = None if shown["evaluation"] is None else shown["evaluation"]["verdict"]
         brief["promotions"] = [str(found) for found in registry.promotions() if found.digest == shown["digest"]]
         print(dump(brief), end="")
@@ -109,12 +109,16 @@ def promote(
     project: Project,
     digest: Digest,
     force: Annotated[bool, typer.Option("--force", help="Though it has not passed its gate; the history tells so.")] = False,
+    canary: Annotated[
+        int | None,
+        typer.Option(metavar="PERCENT", min=1, max=99, help="Of what endpoints are asked, beside the current one."),
+    ] = None,
     set_: Overrides = Quiet,
     debug: Debug = False,
 ) -> None:
-    """Make a generator current that has passed its gate. Exit code 3 where it has not."""
+    """Make a generator current that has passed its gate, or a canary beside it. Exit code 3 where it has not."""
     with errors(debug):
-        print(_registry(project, set_).promote(digest, force))
+        print(_registry(project, set_).promote(digest, force, canary=canary))
 
 
 @app.command()
@@ -124,7 +128,7 @@ def rollback(
     set_: Overrides = Quiet,
     debug: Debug = False,
 ) -> None:
-    """Make the generator current again that was so before."""
+    """Take away the canary; without one, make the generator current again that was so before."""
     with errors(debug):
         print(_registry(project, set_).rollback(to))
 

@@ -319,6 +319,81 @@ def test_a_rollback_to_what_is_gone(folder: Folder) -> None:
     assert registry.find("current") == second
 
 
+# Beside the current one
+
+
+def test_a_canary_leaves_current_as_it_is(anywhere: Folder) -> None:
+    full, canary = add(anywhere, 1), add(anywhere, 2)
+    registry = Registry(anywhere)
+    first = registry.promote(full)
+    second = registry.promote(canary, canary=10)
+    assert (second.number, second.percent, second.previous) == (2, 10, full)
+    assert str(second).endswith(f" promoted {canary[:12]} for 10 %")
+    assert Registry(anywhere).holding() == (first, second, second)
+    assert registry.find("current") == full
+    assert registry.promote(canary, canary=10) == second
+    assert registry.promote(canary, canary=20).number == 3
+    versions = {version.digest: (version.current, version.canary) for version in registry.versions()}
+    assert versions == {full: (True, None), canary: (False, 20)}
+    assert [registry.show(digest)["canary"] for digest in (full, canary)] == [None, 20]
+    whole = registry.promote(canary)
+    assert registry.holding() == (whole, None, whole)
+    assert registry.rollback().digest == full
+
+
+def test_a_rollback_takes_the_canary_away_first(folder: Folder) -> None:
+    first, second, canary = add(folder, 1), add(folder, 2), add(folder, 3)
+    registry = Registry(folder)
+    for digest in (first, second):
+        registry.promote(digest)
+    registry.promote(canary, canary=10)
+    back = registry.rollback()
+    assert (back.digest, back.action, back.percent) == (second, "rollback", 100)
+    assert registry.holding() == (back, None, back)
+    assert registry.rollback().digest == first
+
+
+def test_a_canary_of_the_first_can_be_taken_away(folder: Folder) -> None:
+    first, canary = add(folder, 1), add(folder, 2)
+    registry = Registry(folder)
+    registry.promote(first)
+    registry.promote(canary, canary=10)
+    assert registry.rollback().digest == first
+    registry.promote(canary, canary=10)
+    assert registry.promote(first).percent == 100  # which takes it away as well
+    assert registry.holding().canary is None
+    with pytest.raises(RaygenError, match="nothing was current before"):
+        registry.rollback()
+
+
+def test_a_rollback_stands_on_what_it_was_made_current_by(folder: Folder) -> None:
+    first, second = add(folder, 1), add(folder, 2)
+    registry = Registry(folder)
+    registry.promote(first)
+    registry.promote(second)
+    registry.keep(report(first, "failed"))
+    registry.promote(first, force=True, canary=10)
+    assert not registry.rollback(first).forced
+
+
+@pytest.mark.parametrize(
+    ("verdict", "canary", "error"), [("failed", 10, GateError), ("passed", 0, RaygenError), ("passed", 100, RaygenError)]
+)
+def test_what_may_not_be_a_canary(folder: Folder, verdict: str, canary: int, error: type[RaygenError]) -> None:
+    registry = Registry(folder)
+    first = registry.promote(add(folder, 1))
+    with pytest.raises(error):
+        registry.promote(add(folder, 2, verdict), canary=canary)
+    with pytest.raises(RaygenError, match="is current, and answers all"):
+        registry.promote(first.digest, canary=10)
+    assert registry.promotions() == [first]
+
+
+def test_a_canary_is_beside_something(folder: Folder) -> None:
+    with pytest.raises(RaygenError, match="no generator is current"):
+        Registry(folder).promote(add(folder, 1), canary=10)
+
+
 # What is told
 
 
@@ -334,7 +409,7 @@ def test_versions_are_told_current_first_with_their_verdicts(folder: Folder) -> 
     assert [versions[digest].verdict for digest in (first, bad, new)] == ["passed", "failed", "not evaluated"]
     assert versions[bad].gate == {"label_agreement": 0.53}
     assert versions[second].promotion == registry.promotions()[0]
-    assert versions[new] == (new, "vae", False, "not evaluated", {}, None)
+    assert versions[new] == (new, "vae", False, "not evaluated", {}, None, None)
 
 
 def test_show_tells_all_of_one(folder: Folder) -> None:
