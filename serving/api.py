@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 ModelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$", examples=["digits"])]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 MOST_ROW = 2**48
 """Rows are numbered up to here."""
 
@@ -26,6 +27,8 @@ class Generate(Asked):
         seed: of the dataset that they are rows of.
         condition: what all of them show; by default each draws its own, with the frequencies of the training data.
         where: of a table, by column a value, a list of values, or the least and the most.
+        digest: of the generator whose rows they are to be, or none: as the header ``raygen-digest`` of the first of several
+            requests says, so that all are of one, whatever is promoted meanwhile.
     """
 
     model_config = ConfigDict(
@@ -43,6 +46,7 @@ class Generate(Asked):
     seed: Seed = 0
     condition: bool | int | str | None = None
     where: dict[str, Any] | None = None
+    digest: Digest | None = None
 
 
 class Images(Asked):
@@ -77,13 +81,21 @@ class GeneratedImages(BaseModel):
     data: list[Image]
 
 
+class Canary(BaseModel):
+    """A generator on trial, which answers a percentage of the requests in place of the current one."""
+
+    digest: str
+    percent: int
+
+
 class Model(BaseModel):
     """A published generator.
 
     Attributes:
         id: the name of its project.
         created: when it was promoted, in seconds since 1970.
-        digest: of the generator that answers now.
+        digest: of the generator that is current now.
+        canary: the one that answers a part of the requests in its place, or null.
         verdict: of its gate.
         kind: ``images`` or ``tables``.
         condition: the column that it can be asked by, and ``classes``, its values.
@@ -95,6 +107,7 @@ class Model(BaseModel):
     created: int
     owned_by: str = "raygen"
     digest: str
+    canary: Canary | None
     verdict: str
     family: str
     kind: Literal["images", "tables"]

@@ -66,7 +66,7 @@ def app(
     @api.post("/v1/generate", response_class=Response, responses=_ROWS)
     async def generate(asked: Generate, token: Who, accept: Annotated[str | None, Header()] = None) -> Response:
         """Rows by their numbers, in the type that ``Accept`` likes best."""
-        served = models.find(asked.model)
+        served = models.find(asked.model, asked.digest)
         kind = answers.media_type(accept, not served.codec.is_table)
         most = min(most_rows, answers.MOST_IN_A_GRID) if kind == PNG else most_rows
         if asked.rows > most:

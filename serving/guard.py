@@ -28,6 +28,7 @@ PROBLEMS = {
     401: "No token, or not a known one",
     404: "No such model",
     406: "No such type",
+    409: "Another generator answers now than the one that is asked for",
     413: "Too long",
     415: "Not JSON",
     422: "Not what can be asked",

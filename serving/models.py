@@ -1,30 +1,55 @@
-"""The generators that an endpoint answers with: of every project the current one, which may be another one any minute."""
+"""The generators that an endpoint answers with: of every project the current one, which may be another one any minute, and
+beside it a canary, which answers a part of the requests."""
 
+import logging
+import random
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from raygen.datasets.codec import Codec
 from raygen.errors import OutputError, RaygenError
 from raygen.generators.generator import Generator
-from raygen.jobs.promotions import Promotion
+from raygen.jobs.promotions import ALL, SHORT, Promotion
 from raygen.jobs.registry import Registry
-from raygen.serving.api import Model
+from raygen.serving.api import Canary, Model
 from raygen.serving.problems import Problem
+
+log = logging.getLogger("raygen.serving")
 
 
 @dataclass(frozen=True)
 class Served:
-    """A generator that answers, warm, and the promotion that made it current."""
+    """A generator that answers, warm, and the promotion that made it do so.
+
+    Attributes:
+        name: of the project.
+        canary: of a current one, the one that answers a part of the requests in its place.
+    """
 
     name: str
     generator: Generator
     promotion: Promotion
+    canary: "Served | None" = None
 
     @property
     def codec(self) -> Codec:
         return self.generator.codec
+
+    @property
+    def digest(self) -> str:
+        return self.promotion.digest
+
+    @property
+    def percent(self) -> int:
+        """Of the requests, which it answers."""
+        return self.promotion.percent if self.canary is None else ALL - self.canary.percent
+
+    @property
+    def verdict(self) -> str:
+        """Of its gate."""
+        return str((self.promotion.evaluation or {}).get("verdict", "not evaluated"))
 
     @property
     def about(self) -> Model:
@@ -34,7 +59,8 @@ class Served:
             id=self.name,
             created=int(datetime.fromisoformat(found.at).timestamp()),
             digest=found.digest,
-            verdict=str((found.evaluation or {}).get("verdict", "not evaluated")),
+            canary=None if (beside := self.canary) is None else Canary(digest=beside.digest, percent=beside.percent),
+            verdict=self.verdict,
             family=spec.family,
             kind="tables" if codec.is_table else "images",
             condition=spec.condition,
@@ -49,47 +75,81 @@ class Models:
     Args:
         registries: of the projects, by name.
 
+    Attributes:
+        failures: how many looks at a project found what cannot be served, by its name.
+
     Raises:
         RaygenError: a project has no current generator, or it cannot be read.
     """
 
     def __init__(self, registries: Mapping[str, Registry]) -> None:
         self._registries = dict(registries)
-        self._served = {name: _load(name, registry, None) for name, registry in self._registries.items()}
+        self.failures = dict.fromkeys(self._registries, 0)
+        self._told: dict[str, str] = {}  # what was wrong at the last look, of those where something was
+        self._served = {}
+        for name, registry in self._registries.items():
+            self._served[name], wrong = _looked(name, registry, None)
+            self._tell(name, wrong)
         self._lock = threading.Lock()
 
     def __iter__(self) -> Iterator[Served]:
+        """The current ones."""
         return iter(self._served.values())
 
-    def find(self, name: str | None) -> Served:
-        """The one of a name, or the only one.
+    def find(self, name: str | None, digest: str | None = None) -> Served:
+        """The one of a name, or the only one; where there is a canary, it or the current one, by chance.
+
+        Args:
+            digest: not by chance, but this one.
 
         Raises:
-            Problem: 404; there is none of this name; 422; there are several, and none is named.
+            Problem: 404; there is none of this name; 422; there are several, and none is named; 409; the one of this digest
+                does not answer, or not any more.
         """
         served = self._served
-        if name is None and len(served) == 1:
-            return next(iter(served.values()))
-        if name is None:
+        if name is None and len(served) > 1:
             raise Problem(422, "no model is named, and there are several", f"give one of: {', '.join(served)}")
-        if name not in served:
+        if name is not None and name not in served:
             raise Problem(404, "there is no model of this name", f"there are: {', '.join(served)}")
-        return served[name]
+        found = next(iter(served.values())) if name is None else served[name]
+        if digest is not None:
+            for one in (found, *_beside(found)):
+                if one.digest == digest:
+                    return one
+            told = {"digest": found.digest}
+            raise Problem(409, "another generator answers now", "begin again, or leave digest out", more=told)
+        if found.canary is not None and random.random() * ALL < found.canary.percent:  # noqa: S311 - nobody gains by guessing
+            return found.canary
+        return found
 
     def refresh(self) -> list[str]:
         """Look for what has been promoted meanwhile, and swap: the names of those swapped. One that cannot be read changes
-        nothing: what answers goes on answering."""
+        nothing: what answers goes on answering, and the log tells why, once."""
         swapped = []
         with self._lock:
             for name, registry in self._registries.items():
                 try:
-                    found = _load(name, registry, self._served[name])
-                except RaygenError:
+                    found, wrong = _looked(name, registry, self._served[name])
+                except Exception as error:  # also one that nobody thought of: the next look may do better
+                    self._tell(name, error)
                     continue
+                self._tell(name, wrong)
                 if found is not self._served[name]:
                     self._served = {**self._served, name: found}
                     swapped.append(name)
         return swapped
+
+    def _tell(self, name: str, wrong: Exception | None) -> None:
+        """Log what is wrong with a project, if it is news, and count it."""
+        if wrong is None:
+            if self._told.pop(name, None) is not None:
+                log.info("%s: can be served again", name)
+            return
+        self.failures[name] += 1
+        told = f"{wrong.what}; {wrong.hint}" if isinstance(wrong, RaygenError) else f"{type(wrong).__name__}: {wrong}"
+        if self._told.get(name) != told:
+            self._told[name] = told
+            log.error("%s: what was promoted cannot be served, what answered before goes on: %s", name, told)
 
     def follow(self, seconds: float, told: Callable[[str], None], stop: threading.Event) -> threading.Thread:
         """Refresh every so many seconds, in a thread, until told to stop; ``told`` of each swap."""
@@ -104,21 +164,44 @@ class Models:
         return thread
 
 
-def _load(name: str, registry: Registry, before: Served | None) -> Served:
-    """The current generator of a project, having made a tile of rows; the one of before, where that is current still."""
-    promotion = registry.current()
-    if promotion is None:
+def _looked(name: str, registry: Registry, before: Served | None) -> tuple[Served, Exception | None]:
+    """What is to answer for a project, which is the one of before where nothing has changed; and what is wrong with the
+    canary, without which the current one answers all."""
+    current, canary, _ = registry.holding()
+    if current is None:
         raise RaygenError(
             f"{registry.folder.uri}: no generator is current, so there is none to serve",
             "raygen run SPEC, or raygen models promote",
         )
-    if before is not None and promotion.number == before.promotion.number:
-        return before
-    if before is not None and promotion.digest == before.promotion.digest:
-        return Served(name, before.generator, promotion)
-    generator = Generator.load((registry.folder / "generators" / promotion.digest).uri)
-    if generator.digest != promotion.digest:
-        raise OutputError(f"{registry.folder.uri}: the current generator is another one by its digest", "restore it")
+    known = {} if before is None else {one.digest: one for one in (before, *_beside(before))}
+
+    def warm(promotion: Promotion) -> Served:
+        have = known.get(promotion.digest)
+        if have is not None and have.canary is None and have.promotion.number == promotion.number:
+            return have
+        return Served(name, have.generator if have else _load(registry, promotion.digest), promotion)
+
+    numbers = [found.number for found in (current, canary) if found is not None]
+    if before is not None and [before.promotion.number, *(one.promotion.number for one in _beside(before))] == numbers:
+        return before, None
+    alone = warm(current)
+    if canary is None:
+        return alone, None
+    try:
+        return replace(alone, canary=warm(canary)), None
+    except Exception as error:
+        return alone, error
+
+
+def _beside(served: Served) -> list[Served]:
+    return [] if served.canary is None else [served.canary]
+
+
+def _load(registry: Registry, digest: str) -> Generator:
+    """A generator, having made a tile of rows."""
+    generator = Generator.load((registry.folder / "generators" / digest).uri)
+    if generator.digest != digest:
+        raise OutputError(f"{registry.folder.uri}: the generator {digest[:SHORT]} is another by its digest", "restore it")
     generator.sample(range(generator.tile), seed=0)
     assert generator.any_slot in (True, False)  # tried now, rather than by the first who asks
-    return Served(name, generator, promotion)
+    return generator
