@@ -4,7 +4,7 @@ import asyncio
 import base64
 import json
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractContextManager
 from typing import Annotated, Any
 
@@ -13,19 +13,22 @@ from fastapi import Depends, FastAPI, Header, Request
 from fastapi.responses import Response, StreamingResponse
 
 from raygen.errors import RaygenError
-from raygen.serving import answers, guard
+from raygen.serving import answers, guard, tiles
 from raygen.serving.answers import PNG, Writer
 from raygen.serving.api import Generate, GeneratedImages, Image, Images
 from raygen.serving.api import Models as ModelList
 from raygen.serving.auth import Doorkeeper, Token
 from raygen.serving.models import Models, Served
 from raygen.serving.problems import MEDIA_TYPE, Problem
+from raygen.serving.tiles import Answer
 
 Make = Callable[[Served, Generate], AsyncIterator[pa.Table]]
 """Makes the rows that are asked for, in pieces; what it raises before the first piece is the answer."""
+Few = Callable[[Served, Generate, str], Awaitable[Answer]]
+"""The whole answer of a media type, to who asks for few rows."""
 
 
-def app(models: Models, doorkeeper: Doorkeeper, make: Make, most_rows: int) -> FastAPI:
+def app(models: Models, doorkeeper: Doorkeeper, make: Make, most_rows: int, few: Few | None = None) -> FastAPI:
     """The application.
 
     Args:
@@ -33,6 +36,7 @@ def app(models: Models, doorkeeper: Doorkeeper, make: Make, most_rows: int) -> F
         doorkeeper: who may ask.
         make: of rows.
         most_rows: of one request.
+        few: answers who asks for few rows, together with others; by default they are made as many are.
     """
     api = FastAPI(title="raygen", version="1", docs_url=None, redoc_url=None, description="Rows of published generators.")
     guard.protect(api)
@@ -61,9 +65,13 @@ def app(models: Models, doorkeeper: Doorkeeper, make: Make, most_rows: int) -> F
         if asked.rows > most:
             raise Problem(422, f"{asked.rows:,} rows are too many for one request", f"ask for at most {most:,}, by start")
         under_way = doorkeeper.admitted(token, asked.rows)
+        told = {"raygen-digest": served.promotion.digest, "raygen-rows": f"{asked.start}-{asked.start + asked.rows}"}
+        if few is not None and asked.rows <= tiles.MOST and asked.where is None:
+            with under_way:
+                made = await few(served, asked, kind)
+            return Response(made.content, media_type=kind, headers=told)
         pieces = _pieces(make(served, asked), answers.writer(kind, served.codec), under_way)
         first = await anext(pieces)  # so that what goes wrong at first is not a 200
-        told = {"raygen-digest": served.promotion.digest, "raygen-rows": f"{asked.start}-{asked.start + asked.rows}"}
         return StreamingResponse(_chained(first, pieces), media_type=kind, headers=told)
 
     @api.post("/v1/images/generations")
