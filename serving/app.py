@@ -4,17 +4,20 @@ import asyncio
 import base64
 import json
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractContextManager
 from typing import Annotated, Any
 
 import pyarrow as pa
 from fastapi import Depends, FastAPI, Header, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response, StreamingResponse
-from starlette.types import Send
+from fastapi.routing import APIRoute
+from pydantic import ValidationError
+from starlette.types import Receive, Scope, Send
 
 from raygen.errors import RaygenError
-from raygen.serving import answers, guard, page
+from raygen.serving import answers, guard, page, tiles
 from raygen.serving.answers import PNG, Writer
 from raygen.serving.api import Generate, GeneratedImages, Image, Images, Interpolate
 from raygen.serving.api import Models as ModelList
@@ -22,9 +25,12 @@ from raygen.serving.auth import Doorkeeper, Token
 from raygen.serving.models import Models, Served
 from raygen.serving.problems import MEDIA_TYPE, Problem
 from raygen.serving.room import QUEUE, SECONDS, Room, Waits
+from raygen.serving.tiles import Answer
 
 Make = Callable[[Served, Generate | Interpolate], AsyncIterator[pa.Table]]
 """Makes the rows that are asked for, in pieces; what it raises before the first piece is the answer."""
+Few = Callable[[Served, Generate, str], Awaitable[Answer]]
+"""The whole answer of a media type, to who asks for few rows."""
 
 
 def app(
@@ -35,6 +41,7 @@ def app(
     queue: int = QUEUE,
     timeout_s: float = SECONDS,
     waits: Waits | None = None,
+    few: Few | None = None,
 ) -> FastAPI:
     """The application.
 
@@ -46,13 +53,14 @@ def app(
         queue: requests under way at once; more are refused.
         timeout_s: seconds without progress that one may take.
         waits: is told how long the first byte of each answer took.
+        few: answers who asks for few rows, together with others; by default they are made as many are.
     """
     api = FastAPI(title="raygen", version="1", docs_url=None, redoc_url=None, description="Rows of published generators.")
     api.add_middleware(Room, most=queue, seconds=timeout_s, waits=waits)
     guard.protect(api)
     page.route(api)
 
-    def admitted(request: Request) -> Token:
+    async def admitted(request: Request) -> Token:
         return doorkeeper.who(request.headers)
 
     Who = Annotated[Token, Depends(admitted)]  # noqa: N806 - a type
@@ -67,7 +75,6 @@ def app(
         """What is served, and how good it is."""
         return ModelList(data=[served.about for served in models])
 
-    @api.post("/v1/generate", response_class=Response, responses=_ROWS)
     async def generate(asked: Generate, token: Who, accept: Annotated[str | None, Header()] = None) -> Response:
         """Rows by their numbers, in the type that ``Accept`` likes best."""
         served = models.find(asked.model, asked.digest)
@@ -77,10 +84,24 @@ def app(
             what, hint = f"{asked.rows:,} rows are too many for one request", f"ask for at most {most:,}, by start"
             raise Problem(422, what, hint, more={"most": most})
         under_way = doorkeeper.admitted(token, asked.rows)
+        told = {"raygen-digest": served.promotion.digest, "raygen-rows": f"{asked.start}-{asked.start + asked.rows}"}
+        if few is not None and asked.rows <= tiles.MOST and asked.where is None:
+            with under_way:
+                made = await few(served, asked, kind)
+            return Response(made.content, media_type=kind, headers=told)
         pieces = _pieces(make(served, asked), answers.writer(kind, served.codec), under_way)
         first = await anext(pieces)  # so that what goes wrong at first is not a 200
-        told = {"raygen-digest": served.promotion.digest, "raygen-rows": f"{asked.start}-{asked.start + asked.rows}"}
         return Streamed(_chained(first, pieces), media_type=kind, headers=told)
+
+    async def generated(request: Request) -> Response:
+        token = doorkeeper.who(request.headers)
+        try:
+            asked = Generate.model_validate_json(await request.body())
+        except ValidationError as error:
+            raise RequestValidationError([{**found, "loc": ("body", *found["loc"])} for found in error.errors()]) from None
+        return await generate(asked, token, request.headers.get("accept"))
+
+    api.router.routes.append(_Direct("/v1/generate", generate, generated))
 
     @api.post("/v1/interpolate", response_class=Response, responses=_ROWS)
     async def interpolate(asked: Interpolate, token: Who, accept: Annotated[str | None, Header()] = None) -> Response:
@@ -126,6 +147,22 @@ _ROWS: dict[int | str, dict[str, Any]] = {
     200: {"content": {kind: {} for kind in answers.MEDIA_TYPES}, "description": "The rows"},
     **{status: {"description": said, "content": {MEDIA_TYPE: {}}} for status, said in guard.PROBLEMS.items()},
 }
+
+
+class _Direct(APIRoute):
+    """A route that is described by one function, and answered by another one, which is given the request itself.
+
+    FastAPI's own way to an endpoint's arguments, and back, takes more than all else that an answer of few rows needs.
+    """
+
+    def __init__(self, path: str, described: Callable[..., Any], answer: Callable[[Request], Awaitable[Response]]) -> None:
+        super().__init__(path, described, methods=["POST"], response_class=Response, responses=_ROWS)
+
+        async def answered(scope: Scope, receive: Receive, send: Send) -> None:
+            response = await answer(Request(scope, receive))
+            await response(scope, receive, send)
+
+        self.app = answered
 
 
 async def _pieces(

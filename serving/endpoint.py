@@ -7,11 +7,9 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
-from ray import serve
 
 from raygen.datasets.storage import Folder
 from raygen.errors import RaygenError
-from raygen.generators.generator import Ask
 from raygen.jobs.registry import Registry
 from raygen.serving.api import Generate, Interpolate
 from raygen.serving.app import app, between
@@ -19,11 +17,10 @@ from raygen.serving.auth import Doorkeeper, Token
 from raygen.serving.models import Models, Served
 from raygen.serving.problems import Problem
 from raygen.serving.room import QUEUE, SECONDS, Waits
+from raygen.serving.tiles import Tiles
 
 log = logging.getLogger("raygen.serving")
 
-FEW = 256
-"""Rows of a request up to which it is made together with others."""
 PIECE = 1024
 """Rows of a piece of a larger one: what is held at once."""
 LOOK = 2.0
@@ -55,13 +52,14 @@ class Endpoint:
         self.waits = Waits()
         self.computing = asyncio.Lock()  # one at a time: each uses all the threads that torch has
         self.turn = asyncio.Lock()  # of who asks for many rows: so that who asks for few waits for one piece, not for theirs
+        self.tiles = Tiles(self.computing)
         self.stop = threading.Event()
         self.models.follow(LOOK, lambda name: log.info("%s: swapped", name), self.stop)
 
     def __serve_build_asgi_app__(self) -> Any:
         return app(
             self.models, self.doorkeeper, self.rows, self.most_rows,
-            queue=self.queue, timeout_s=self.timeout_s, waits=self.waits,
+            queue=self.queue, timeout_s=self.timeout_s, waits=self.waits, few=self.tiles.answer,
         )  # fmt: skip
 
     def record_autoscaling_stats(self) -> dict[str, float]:
@@ -88,25 +86,8 @@ class Endpoint:
         for start in range(asked.start, asked.start + asked.rows, PIECE):
             rows = range(start, min(start + PIECE, asked.start + asked.rows))
             try:
-                if asked.rows <= FEW and asked.where is None:
-                    classes = served.generator.classes(rows, asked.seed, asked.condition)
-                    batch = await self.together((served, Ask(rows, asked.seed, classes)))
-                    yield await asyncio.to_thread(served.codec.decode, batch)
-                    continue
                 async with self.turn, self.computing:
                     table = await asyncio.to_thread(served.generator.sample, rows, asked.seed, asked.condition, asked.where)
                 yield table
             except RaygenError as error:
                 raise Problem.of(error) from None
-
-    @serve.batch(max_batch_size=64, batch_wait_timeout_s=0.0)
-    async def together(self, asked: list[tuple[Served, Ask]]) -> list[Any]:
-        """Makes what several ask for; while it does, others gather to be next."""
-        made: list[Any] = [None] * len(asked)
-        async with self.computing:
-            for generator in {id(served.generator): served.generator for served, _ in asked}.values():
-                places = [place for place, (served, _) in enumerate(asked) if served.generator is generator]
-                batches = await asyncio.to_thread(generator.batch, [asked[place][1] for place in places])
-                for place, batch in zip(places, batches, strict=True):
-                    made[place] = batch
-        return made

@@ -201,7 +201,7 @@ def test_what_cannot_be_asked(client: TestClient, change: dict[str, Any], status
 @pytest.mark.parametrize(
     ("content", "headers", "status"),
     [
-        (b"{", {}, 422), (b"", {}, 422), (b"[" * 60_000, {}, 400), (b"\xff\xfe", {}, 422),
+        (b"{", {}, 422), (b"", {}, 422), (b"[" * 60_000, {}, 422), (b"\xff\xfe", {}, 422),
         (b" " * 70_000, {}, 413), (b"{}", {"content-type": "text/plain"}, 415), (b"{}", {"content-encoding": "gzip"}, 415),
         (b'{"rows": NaN}', {}, 422), (b'{"model": "digits"}', {"accept": "text/html"}, 406),
     ],
