@@ -4,28 +4,45 @@ import asyncio
 import base64
 import json
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractContextManager
 from typing import Annotated, Any
 
 import pyarrow as pa
 from fastapi import Depends, FastAPI, Header, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response, StreamingResponse
+from fastapi.routing import APIRoute
+from pydantic import ValidationError
+from starlette.types import Receive, Scope, Send
 
 from raygen.errors import RaygenError
-from raygen.serving import answers, guard, openapi, page
+from raygen.serving import answers, guard, openapi, page, tiles
 from raygen.serving.answers import PNG, Writer
 from raygen.serving.api import Generate, GeneratedImages, Image, Images, Interpolate
 from raygen.serving.api import Models as ModelList
 from raygen.serving.auth import Doorkeeper, Token
 from raygen.serving.models import Models, Served
 from raygen.serving.problems import Problem
+from raygen.serving.room import QUEUE, SECONDS, Room, Waits
+from raygen.serving.tiles import Answer
 
 Make = Callable[[Served, Generate | Interpolate], AsyncIterator[pa.Table]]
 """Makes the rows that are asked for, in pieces; what it raises before the first piece is the answer."""
+Few = Callable[[Served, Generate, str], Awaitable[Answer]]
+"""The whole answer of a media type, to who asks for few rows."""
 
 
-def app(models: Models, doorkeeper: Doorkeeper, make: Make, most_rows: int) -> FastAPI:
+def app(
+    models: Models,
+    doorkeeper: Doorkeeper,
+    make: Make,
+    most_rows: int,
+    queue: int = QUEUE,
+    timeout_s: float = SECONDS,
+    waits: Waits | None = None,
+    few: Few | None = None,
+) -> FastAPI:
     """The application.
 
     Args:
@@ -33,6 +50,10 @@ def app(models: Models, doorkeeper: Doorkeeper, make: Make, most_rows: int) -> F
         doorkeeper: who may ask.
         make: of rows.
         most_rows: of one request.
+        queue: requests under way at once; more are refused.
+        timeout_s: seconds without progress that one may take.
+        waits: is told how long the first byte of each answer took.
+        few: answers who asks for few rows, together with others; by default they are made as many are.
     """
     api = FastAPI(
         title="raygen",
@@ -44,10 +65,11 @@ def app(models: Models, doorkeeper: Doorkeeper, make: Make, most_rows: int) -> F
         generate_unique_id_function=lambda route: route.name,
     )
     setattr(api, "openapi", lambda: openapi.document(api))  # noqa: B010 - as FastAPI's own manual does
+    api.add_middleware(Room, most=queue, seconds=timeout_s, waits=waits)
     guard.protect(api)
     page.route(api)
 
-    def admitted(request: Request) -> Token:
+    async def admitted(request: Request) -> Token:
         return doorkeeper.who(request.headers)
 
     Accept = Annotated[str | None, Header(include_in_schema=False)]  # noqa: N806 - as OpenAPI wants it: the answers say it
@@ -63,7 +85,6 @@ def app(models: Models, doorkeeper: Doorkeeper, make: Make, most_rows: int) -> F
         """What is served, and how good it is."""
         return ModelList(data=[served.about for served in models])
 
-    @api.post("/v1/generate", response_class=Response, responses=openapi.ROWS)
     async def generate(asked: Generate, token: Who, accept: Accept = None) -> Response:
         """Rows by their numbers, in the type that ``Accept`` likes best."""
         served = models.find(asked.model, asked.digest)
@@ -73,10 +94,24 @@ def app(models: Models, doorkeeper: Doorkeeper, make: Make, most_rows: int) -> F
             what, hint = f"{asked.rows:,} rows are too many for one request", f"ask for at most {most:,}, by start"
             raise Problem(422, what, hint, more={"most": most})
         under_way = doorkeeper.admitted(token, asked.rows)
+        told = {"raygen-digest": served.promotion.digest, "raygen-rows": f"{asked.start}-{asked.start + asked.rows}"}
+        if few is not None and asked.rows <= tiles.MOST and asked.where is None:
+            with under_way:
+                made = await few(served, asked, kind)
+            return Response(made.content, media_type=kind, headers=told)
         pieces = _pieces(make(served, asked), answers.writer(kind, served.codec), under_way)
         first = await anext(pieces)  # so that what goes wrong at first is not a 200
-        told = {"raygen-digest": served.promotion.digest, "raygen-rows": f"{asked.start}-{asked.start + asked.rows}"}
-        return StreamingResponse(_chained(first, pieces), media_type=kind, headers=told)
+        return Streamed(_chained(first, pieces), media_type=kind, headers=told)
+
+    async def generated(request: Request) -> Response:
+        token = doorkeeper.who(request.headers)
+        try:
+            asked = Generate.model_validate_json(await request.body())
+        except ValidationError as error:
+            raise RequestValidationError([{**found, "loc": ("body", *found["loc"])} for found in error.errors()]) from None
+        return await generate(asked, token, request.headers.get("accept"))
+
+    api.router.routes.append(_Direct("/v1/generate", generate, generated))
 
     @api.post("/v1/interpolate", response_class=Response, responses=openapi.BETWEEN)
     async def interpolate(asked: Interpolate, token: Who, accept: Accept = None) -> Response:
@@ -106,6 +141,35 @@ def app(models: Models, doorkeeper: Doorkeeper, make: Make, most_rows: int) -> F
         return GeneratedImages(created=served.about.created, data=data)
 
     return api
+
+
+class Streamed(StreamingResponse):
+    """Closes what it streams when who asked has gone, not when the garbage is collected: rows under way are counted."""
+
+    async def stream_response(self, send: Send) -> None:
+        try:
+            await super().stream_response(send)
+        finally:
+            await self.body_iterator.aclose()  # type: ignore[attr-defined]
+
+
+class _Direct(APIRoute):
+    """A route that is described by one function, and answered by another one, which is given the request itself.
+
+    FastAPI's own way to an endpoint's arguments, and back, takes more than all else that an answer of few rows needs.
+    """
+
+    def __init__(self, path: str, described: Callable[..., Any], answer: Callable[[Request], Awaitable[Response]]) -> None:
+        name = described.__name__
+        super().__init__(
+            path, described, methods=["POST"], operation_id=name, response_class=Response, responses=openapi.ROWS
+        )
+
+        async def answered(scope: Scope, receive: Receive, send: Send) -> None:
+            response = await answer(Request(scope, receive))
+            await response(scope, receive, send)
+
+        self.app = answered
 
 
 async def _pieces(

@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 import math
+import re
 import secrets
 import time
 from typing import Any
@@ -18,6 +19,7 @@ from raygen.errors import RaygenError
 from raygen.serving.problems import MEDIA_TYPE, Problem
 
 log = logging.getLogger("raygen.access")
+_NAME = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 
 MOST_BODY = 64 * 1024
 """Bytes that a request may have: a question is short."""
@@ -83,7 +85,8 @@ class Guard:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        started, name = time.perf_counter(), secrets.token_hex(8)
+        given = _given(scope)
+        started, name = time.perf_counter(), given or secrets.token_hex(8)
         method = "GET" if scope["method"] == "HEAD" else scope["method"]  # the server leaves out the body
         scope = {**scope, "method": method, "raygen.id": name}
         said: dict[str, Any] = {"status": 0, "bytes": 0, "first": None}
@@ -92,7 +95,7 @@ class Guard:
             if message["type"] == "http.response.start":
                 said["status"] = message["status"]
                 known = {key.lower() for key, _ in message["headers"]}
-                ours = {**HEADERS, "x-request-id": name}
+                ours = HEADERS if given else {**HEADERS, "x-request-id": name}  # who gave it one answers with it
                 more = [(key.encode(), value.encode()) for key, value in ours.items() if key.encode() not in known]
                 message = {**message, "headers": [*message["headers"], *more]}
             elif message["type"] == "http.response.body":
@@ -144,6 +147,14 @@ class Guard:
                         return b"".join(parts), None
         except TimeoutError:
             return b"", Problem(408, f"the request was not there within {SLOWEST:.0f} s", "send it at once")
+
+
+def _given(scope: Scope) -> str:
+    """The id that whoever stands before us has given it, Ray Serve or HAProxy; empty where there is none to be logged."""
+    for key, value in scope["headers"]:
+        if key == b"x-request-id" and _NAME.fullmatch(value):
+            return str(value.decode())
+    return ""
 
 
 def _told(body: bytes, receive: Receive) -> Receive:

@@ -40,6 +40,7 @@ PROBLEMS = {
         "More than there is room for",
         Problem(503, "every replica has as much to do as it may wait for", "try again in 1 s"),
     ),
+    504: ("Not in time", Problem(504, "it was not answered within 60 s", "ask for less at once, or try again")),
 }
 """By status: what it says, and an example."""
 _HEADERS = {
@@ -82,7 +83,7 @@ _BYTES = {"schema": {"type": "string", "format": "binary"}}
 _ROW = {"age": 23, "income": ">50K"}
 _JSON = {"schema": {"$ref": "#/components/schemas/Rows"}, "example": {"rows": [_ROW]}}
 _ANSWERS = {kind: _JSON if kind == answers.JSON else _BYTES for kind in answers.MEDIA_TYPES}
-_MADE = (401, 404, 415, 422, 429, 500, 503)
+_MADE = (401, 404, 415, 422, 429, 500, 503, 504)
 
 _ROWS: Responses = {200: {"description": "The rows", "content": _ANSWERS, "headers": _described(_DIGEST)}}
 ROWS: Responses = {**_ROWS, **problems(*_MADE, 406, 409)}

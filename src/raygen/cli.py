@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from raygen import cli_models
+from raygen import cli_models, cli_serve
 from raygen.console import Debug, errors, figures
 from raygen.errors import RaygenError
 
@@ -23,6 +23,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(cli_models.app, name="models")
+app.command()(cli_serve.serve)
+app.command()(cli_serve.token)
 
 SpecPath = Annotated[Path, typer.Argument(metavar="SPEC", help="The spec, a YAML file (raygen init writes one).")]
 Overrides = Annotated[

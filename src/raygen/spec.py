@@ -19,6 +19,7 @@ from raygen.errors import DataError, did_you_mean
 from raygen.gate import OF_USE, GateRule, MetricOfImages, MetricOfTables
 from raygen.options import FAMILIES, FamilySpec, GanSpec, GeneratorSpec, PositiveFloat, Strict, TransformsSpec
 
+NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Workers = Literal["auto"] | PositiveInt
@@ -344,8 +345,19 @@ class AugmentSpec(Strict):
 
 
 class ReplicasSpec(Strict):
-    min: NonNegativeInt = 0
+    """How many processes answer, as many as it takes.
+
+    Attributes:
+        min: of them; with 0, the first who asks after a quiet time waits until one has started.
+        max: of them; each takes a core.
+        up_s: seconds that there has to be too much to do before there are more of them.
+        down_s: seconds that there has to be too little to do before there are fewer of them.
+    """
+
+    min: NonNegativeInt = 1
     max: PositiveInt = 1
+    up_s: NonNegativeFloat = 2.0
+    down_s: NonNegativeFloat = 30.0
 
     @validator(mode="after")
     def _in_order(self) -> "ReplicasSpec":
@@ -355,7 +367,34 @@ class ReplicasSpec(Strict):
 
 
 class ServeSpec(Strict):
+    """The endpoint.
+
+    Attributes:
+        replicas: how many processes answer.
+        target: requests under way at each; with more, replicas are added.
+        latency_s: seconds until an answer begins, for 95 of 100; with more, replicas are added too. Without it, only the
+            target counts.
+        queue: requests under way at each beyond which more are refused, by 503 with Retry-After.
+        timeout_s: seconds without progress after which a request is given up.
+        max_rows: of one request.
+        gpus: of each replica; a share of one, such as 0.5, too.
+    """
+
     replicas: ReplicasSpec = ReplicasSpec()
+    target: PositiveInt = 32
+    latency_s: PositiveFloat | None = None
+    queue: PositiveInt = 256
+    timeout_s: PositiveFloat = 60.0
+    max_rows: PositiveInt = 1_000_000
+    gpus: NonNegativeFloat = 0.0
+
+    @validator(mode="after")
+    def _is_reached_before_it_is_full(self) -> "ServeSpec":
+        if self.target > self.queue:
+            raise ValueError(
+                f"serve.target is {self.target}, more than serve.queue, {self.queue}: it would never be reached"
+            )
+        return self
 
 
 class Spec(Strict):
