@@ -233,6 +233,7 @@ async def made(served: Served, asked: Generate | Interpolate, at_once: int) -> A
     for start in range(asked.start, asked.start + asked.rows, at_once):
         rows = range(start, min(start + at_once, asked.start + asked.rows))
         try:
-            yield await asyncio.to_thread(served.generator.sample, rows, asked.seed, asked.condition, asked.where)
+            shown = asked.shown(rows)
+            yield await asyncio.to_thread(served.generator.sample, rows, asked.seed, shown, asked.where)
         except RaygenError as error:
             raise Problem.of(error) from None

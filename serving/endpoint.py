@@ -87,7 +87,8 @@ class Endpoint:
             rows = range(start, min(start + PIECE, asked.start + asked.rows))
             try:
                 async with self.turn, self.computing:
-                    table = await asyncio.to_thread(served.generator.sample, rows, asked.seed, asked.condition, asked.where)
+                    shown = asked.shown(rows)
+                    table = await asyncio.to_thread(served.generator.sample, rows, asked.seed, shown, asked.where)
                 yield table
             except RaygenError as error:
                 raise Problem.of(error) from None

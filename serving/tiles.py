@@ -58,7 +58,7 @@ class Tiles:
         """
         rows = range(asked.start, asked.start + asked.rows)
         try:
-            ask = Ask(rows, asked.seed, served.generator.classes(rows, asked.seed, asked.condition))
+            ask = Ask(rows, asked.seed, served.generator.classes(rows, asked.seed, asked.shown(rows)))
         except RaygenError as error:
             raise Problem.of(error) from None
         loop = asyncio.get_running_loop()

@@ -102,6 +102,17 @@ def test_rows_are_those_of_the_generator(client: TestClient, models: Models) -> 
     assert [row["digit"] for row in answer.json()["rows"]] == [7, 7, 7]
 
 
+@pytest.mark.parametrize("count", [5, 200])
+def test_a_condition_for_each_row(client: TestClient, models: Models, count: int) -> None:
+    shown = [(3, 7, None)[row % 3] for row in range(count)]
+    asked = {**ASKED, "rows": count, "condition": shown}
+    answer = client.post("/v1/generate", json=asked, headers={"accept": ARROW})
+    wanted = models.find("digits").generator.sample(range(62, 62 + count), seed=5, condition=shown)
+    assert pa.ipc.open_stream(answer.content).read_all().equals(wanted)
+    told = problem(client.post("/v1/generate", json={**asked, "rows": count + 1}), 422)
+    assert f"{count} conditions for {count + 1} rows" in told["detail"]
+
+
 def test_a_large_answer(client: TestClient, models: Models) -> None:
     answer = client.post("/v1/generate", json={**ASKED, "rows": 1000}, headers={"accept": ARROW})
     wanted = models.find("digits").generator.sample(range(62, 1062), seed=5, condition=7)
