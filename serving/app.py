@@ -115,7 +115,8 @@ def app(
         counted = counting(token, served, asked)
         under_way = doorkeeper.admitted(token, asked.rows)
         pieces = _pieces(make(served, asked), answers.writer(kind, served.codec), under_way, counted)
-        return Response(b"".join([piece async for piece in pieces]), media_type=kind, headers={"raygen-digest": served.digest})
+        data = b"".join([piece async for piece in pieces])
+        return Response(data, media_type=kind, headers={"raygen-digest": served.digest})
 
     @api.post("/v1/images/generations")
     async def generations(asked: Images, token: Who, response: Response) -> GeneratedImages:

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import threading
+import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
@@ -13,9 +14,13 @@ from raygen.datasets.storage import Folder
 from raygen.errors import RaygenError
 from raygen.generators.generator import Ask
 from raygen.jobs.registry import Registry
+from raygen.serving import record
 from raygen.serving.api import Generate, Interpolate
 from raygen.serving.app import app, between
 from raygen.serving.auth import Doorkeeper, Token
+from raygen.serving.book import Book
+from raygen.serving.ledger import Counts, Heard
+from raygen.serving.metrics import Metrics
 from raygen.serving.models import Models, Served
 from raygen.serving.problems import Problem
 from raygen.serving.room import QUEUE, SECONDS, Waits
@@ -30,6 +35,20 @@ LOOK = 2.0
 """Seconds between looks for a promotion."""
 
 
+class Distant:
+    """The ledger, by a handle of its deployment."""
+
+    def __init__(self, handle: Any) -> None:
+        self.handle = handle
+
+    async def exchange(self, replica: str, own: Counts, heard: Heard | None, totals: bool) -> Heard | None:
+        answer: Heard | None = await self.handle.exchange.remote(replica, own, heard, totals)
+        return answer
+
+    async def leave(self, replica: str, own: Counts) -> None:
+        await self.handle.leave.remote(replica, own)
+
+
 class Endpoint:
     """A replica.
 
@@ -39,6 +58,7 @@ class Endpoint:
         most_rows: of one request.
         queue: requests under way at once.
         timeout_s: seconds without progress that one may take.
+        ledger: the deployment that adds up what all replicas count; None where there is one replica.
     """
 
     def __init__(
@@ -48,9 +68,12 @@ class Endpoint:
         most_rows: int,
         queue: int = QUEUE,
         timeout_s: float = SECONDS,
+        ledger: Any = None,
     ) -> None:
         self.models = Models({name: Registry(Folder(uri)) for name, uri in projects.items()})
-        self.doorkeeper = Doorkeeper(None if tokens is None else [Token(**token) for token in tokens])
+        book = Book(None if ledger is None else Distant(ledger))
+        self.doorkeeper = Doorkeeper(None if tokens is None else [Token(**token) for token in tokens], book)
+        self.metrics = Metrics(book, self.models)
         self.most_rows, self.queue, self.timeout_s = most_rows, queue, timeout_s
         self.waits = Waits()
         self.computing = asyncio.Lock()  # one at a time: each uses all the threads that torch has
@@ -61,7 +84,7 @@ class Endpoint:
     def __serve_build_asgi_app__(self) -> Any:
         return app(
             self.models, self.doorkeeper, self.rows, self.most_rows,
-            queue=self.queue, timeout_s=self.timeout_s, waits=self.waits,
+            queue=self.queue, timeout_s=self.timeout_s, waits=self.waits, metrics=self.metrics,
         )  # fmt: skip
 
     def record_autoscaling_stats(self) -> dict[str, float]:
@@ -85,16 +108,25 @@ class Endpoint:
                 table = await asyncio.to_thread(between, served, asked)
             yield table
             return
+        of = record.current()
         for start in range(asked.start, asked.start + asked.rows, PIECE):
             rows = range(start, min(start + PIECE, asked.start + asked.rows))
             try:
                 if asked.rows <= FEW and asked.where is None:
                     classes = served.generator.classes(rows, asked.seed, asked.condition)
-                    batch = await self.together((served, Ask(rows, asked.seed, classes)))
-                    yield await asyncio.to_thread(served.codec.decode, batch)
+                    asks = time.perf_counter()
+                    batch, began, ended = await self.together((served, Ask(rows, asked.seed, classes)))
+                    of.spend("queue", began - asks)
+                    of.spend("compute", ended - began)
+                    table = await asyncio.to_thread(served.codec.decode, batch)
+                    of.spend("batch", time.perf_counter() - ended)
+                    yield table
                     continue
+                asks = time.perf_counter()
                 async with self.turn, self.computing:
+                    of.spend("queue", -asks + (began := time.perf_counter()))
                     table = await asyncio.to_thread(served.generator.sample, rows, asked.seed, asked.condition, asked.where)
+                    of.spend("compute", time.perf_counter() - began)
                 yield table
             except RaygenError as error:
                 raise Problem.of(error) from None
@@ -106,7 +138,11 @@ class Endpoint:
         async with self.computing:
             for generator in {id(served.generator): served.generator for served, _ in asked}.values():
                 places = [place for place, (served, _) in enumerate(asked) if served.generator is generator]
+                began = time.perf_counter()
                 batches = await asyncio.to_thread(generator.batch, [asked[place][1] for place in places])
+                ended = time.perf_counter()
+                rows = sum(len(asked[place][1].rows) for place in places)
+                self.metrics.batch(asked[places[0]][0].name, rows, generator.tile)
                 for place, batch in zip(places, batches, strict=True):
-                    made[place] = batch
+                    made[place] = batch, began, ended
         return made

@@ -88,6 +88,13 @@ class Guard:
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self.app, self.metrics = app, metrics
+        self._routes: set[str] = set()
+
+    def _route(self, scope: Scope) -> str:
+        """The path, where it is one of those there are."""
+        if not self._routes and "app" in scope:
+            self._routes = {path for route in scope["app"].routes if (path := getattr(route, "path", ""))}
+        return scope["path"] if scope["path"] in self._routes else "other"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -124,8 +131,7 @@ class Guard:
             await self.app(scope, _told(body, receive), answer)
         finally:
             seconds = time.perf_counter() - started
-            route = getattr(scope.get("route"), "path", "other")
-            self.metrics.end(of, route, said["status"], seconds)
+            self.metrics.end(of, self._route(scope), said["status"], seconds)
             log.info("%s", json.dumps({
                 "id": name, "method": scope["method"], "path": scope["path"][:200], "status": said["status"],
                 "bytes": said["bytes"], "first_byte_s": round(said["first"] or seconds, 4), "seconds": round(seconds, 4),
