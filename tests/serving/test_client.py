@@ -90,7 +90,7 @@ def test_rows_are_those_of_the_generator(client: raygen.Client, models: Models) 
 
 
 def test_a_condition_for_each_row(client: raygen.Client, models: Models) -> None:
-    shown = [(3, 7, None)[row % 3] for row in range(stream.LISTED + 100)]  # more than one request has
+    shown = [(3, 7, 0)[row % 3] for row in range(stream.LISTED + 100)]  # more than one request has
     wanted = models.find("digits").generator.sample(range(7, 7 + len(shown)), 5, shown)
     assert client.generate(len(shown), **ASKED, condition=shown).equals(wanted)
 
