@@ -68,11 +68,11 @@ def people() -> Generator:
     return Generator(spec, codec, sampler, sampler.tile)
 
 
-def promote(folder: Folder, made: Generator) -> None:
+def promote(folder: Folder, made: Generator, percent: int | None = None) -> None:
     made.save(folder / "generators" / made.digest)
     registry = Registry(folder)
     registry.keep({"generator": made.digest, **EVALUATION})
-    registry.promote(made.digest)
+    registry.promote(made.digest, canary=percent)
 
 
 class Site:
@@ -392,7 +392,16 @@ class TestWhoAnswers:
             notice = page.locator("#notice").inner_text()
             assert f"Another generator answers now: {site.digits.digest[:12]}, and no longer {before[:12]}." in notice
             assert shown(page) == site.uris(range(3), seed=2)
-            assert site.digits.digest[:12] in page.locator("#verdict").inner_text()
+            verdict = page.locator("#verdict")
+            assert site.digits.digest[:12] in verdict.inner_text()
+
+            canary = pictures(2)
+            promote(site.folder / "digits", canary, percent=10)
+            site.models.refresh()
+            page.reload()
+            verdict.get_by_text(f"10 % of requests are answered by a canary, {canary.digest[:12]}").wait_for()
+            title(page, "of seed 2")
+            assert shown(page) == site.uris(range(3), seed=2)
 
     def test_an_endpoint_that_is_gone_and_comes_back(self, page: Any, url: str) -> None:
         page.goto(url)
