@@ -180,6 +180,9 @@ def test_the_page_and_its_parts(client: TestClient) -> None:
         assert "'unsafe" not in answer.headers["content-security-policy"]
         again = client.get(path, headers={"if-none-match": answer.headers["etag"]})
         assert (again.status_code, again.content) == (304, b"")
+        plain = client.get(path, headers={"accept-encoding": "identity"})
+        assert plain.content == answer.content
+        assert int(answer.headers["content-length"]) < int(plain.headers["content-length"]) / 2
         assert client.head(path).status_code == 200
     for path in ("/web", "/web/", "/web/index.html", "/web/../guard.py", "/web/%2e%2e/guard.py", "/web/page.py"):
         problem(client.get(path), 404)
