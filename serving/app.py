@@ -4,8 +4,10 @@ import asyncio
 import base64
 import json
 import random
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Annotated, Any
 
 import pyarrow as pa
@@ -17,19 +19,20 @@ from pydantic import ValidationError
 from starlette.types import Receive, Scope, Send
 
 from raygen.errors import RaygenError
-from raygen.serving import answers, guard, openapi, page, tiles
+from raygen.serving import answers, guard, openapi, page, record, tiles
 from raygen.serving.answers import PNG, Writer
 from raygen.serving.api import Generate, GeneratedImages, Image, Images, Interpolate
 from raygen.serving.api import Models as ModelList
 from raygen.serving.auth import Doorkeeper, Token
+from raygen.serving.metrics import MEDIA_TYPE as MEASURED
+from raygen.serving.metrics import Metrics
 from raygen.serving.models import Models, Served
 from raygen.serving.problems import Problem
 from raygen.serving.room import QUEUE, SECONDS, Room, Waits
-from raygen.serving.tiles import Answer
 
 Make = Callable[[Served, Generate | Interpolate], AsyncIterator[pa.Table]]
 """Makes the rows that are asked for, in pieces; what it raises before the first piece is the answer."""
-Few = Callable[[Served, Generate, str], Awaitable[Answer]]
+Few = Callable[[Served, Generate, str], Awaitable[bytes]]
 """The whole answer of a media type, to who asks for few rows."""
 
 
@@ -42,6 +45,7 @@ def app(
     timeout_s: float = SECONDS,
     waits: Waits | None = None,
     few: Few | None = None,
+    metrics: Metrics | None = None,
 ) -> FastAPI:
     """The application.
 
@@ -54,6 +58,7 @@ def app(
         timeout_s: seconds without progress that one may take.
         waits: is told how long the first byte of each answer took.
         few: answers who asks for few rows, together with others; by default they are made as many are.
+        metrics: where it is counted what is asked for, and made.
     """
     api = FastAPI(
         title="raygen",
@@ -62,15 +67,22 @@ def app(
         docs_url=None,  # which would have scripts from elsewhere
         redoc_url=None,
         redirect_slashes=False,
+        lifespan=lambda _: doorkeeper.book.shared(),
         generate_unique_id_function=lambda route: route.name,
     )
     setattr(api, "openapi", lambda: openapi.document(api))  # noqa: B010 - as FastAPI's own manual does
     api.add_middleware(Room, most=queue, seconds=timeout_s, waits=waits)
-    guard.protect(api)
+    counts = metrics or Metrics(doorkeeper.book, models)
+    guard.protect(api, counts)
     page.route(api)
 
     async def admitted(request: Request) -> Token:
         return doorkeeper.who(request.headers)
+
+    def counting(token: Token, served: Served, asked: Generate | Interpolate) -> Callable[[int], None]:
+        """What counts rows as they are made for who asks for them, which the log is to tell."""
+        record.current().asks(token.name, served.name, served.digest, asked)
+        return partial(counts.rows, served.name, token.name)
 
     Accept = Annotated[str | None, Header(include_in_schema=False)]  # noqa: N806 - as OpenAPI wants it: the answers say it
     Who = Annotated[Token, Depends(admitted)]  # noqa: N806 - a type
@@ -79,6 +91,11 @@ def app(
     async def healthz() -> dict[str, str]:
         """That rows can be made: there is nobody to answer before every generator has made some."""
         return {"status": "ok"}
+
+    @api.get("/metrics", response_class=Response, responses={200: {"content": {MEASURED: {}}}})
+    async def measured(token: Who) -> Response:
+        """How the whole endpoint is doing, all replicas together, for Prometheus."""
+        return Response(await counts.text(), media_type=MEASURED)
 
     @api.get("/v1/models", responses=openapi.MODELS)
     async def list_models(token: Who) -> ModelList:
@@ -93,15 +110,17 @@ def app(
         if asked.rows > most:
             what, hint = f"{asked.rows:,} rows are too many for one request", f"ask for at most {most:,}, by start"
             raise Problem(422, what, hint, more={"most": most})
+        counted = counting(token, served, asked)
         under_way = doorkeeper.admitted(token, asked.rows)
-        told = {"raygen-digest": served.promotion.digest, "raygen-rows": f"{asked.start}-{asked.start + asked.rows}"}
+        told = {"raygen-digest": served.digest, "raygen-rows": f"{asked.start}-{asked.start + asked.rows}"}
         if few is not None and asked.rows <= tiles.MOST and asked.where is None:
             with under_way:
                 made = await few(served, asked, kind)
-            return Response(made.content, media_type=kind, headers=told)
-        pieces = _pieces(make(served, asked), answers.writer(kind, served.codec), under_way)
+            counted(asked.rows)
+            return Response(made, media_type=kind, headers=told | record.current().timing)
+        pieces = _pieces(make(served, asked), answers.writer(kind, served.codec), under_way, counted)
         first = await anext(pieces)  # so that what goes wrong at first is not a 200
-        return Streamed(_chained(first, pieces), media_type=kind, headers=told)
+        return Streamed(_chained(first, pieces), media_type=kind, headers=told | record.current().timing)
 
     async def generated(request: Request) -> Response:
         token = doorkeeper.who(request.headers)
@@ -118,9 +137,11 @@ def app(
         """What is between two rows, in the type that ``Accept`` likes best."""
         served = models.find(asked.model, asked.digest)
         kind = answers.media_type(accept, not served.codec.is_table)
+        counted = counting(token, served, asked)
         under_way = doorkeeper.admitted(token, asked.rows)
-        data = [piece async for piece in _pieces(make(served, asked), answers.writer(kind, served.codec), under_way)]
-        return Response(b"".join(data), media_type=kind, headers={"raygen-digest": served.promotion.digest})
+        pieces = _pieces(make(served, asked), answers.writer(kind, served.codec), under_way, counted)
+        data = b"".join([piece async for piece in pieces])
+        return Response(data, media_type=kind, headers={"raygen-digest": served.digest})
 
     @api.post("/v1/images/generations", responses=openapi.IMAGES)
     async def generations(asked: Images, token: Who, response: Response) -> GeneratedImages:
@@ -132,11 +153,14 @@ def app(
         if asked.size not in ("auto", size := f"{image.width}x{image.height}"):
             raise Problem(422, f"pictures of {asked.size} are asked for, and there are {size}", "ask for auto")
         seed = random.SystemRandom().randrange(2**53) if asked.seed is None else asked.seed
-        rows = Generate(model=served.name, rows=asked.n, seed=seed, condition=_prompted(asked.prompt, served))
+        shown = _prompted(asked.prompt, served)  # in a list, where a null would be anything if it were alone
+        rows = Generate(model=served.name, rows=asked.n, seed=seed, condition=[shown] * asked.n)
+        counted = counting(token, served, rows)
         with doorkeeper.admitted(token, asked.n):
             files = [file async for table in make(served, rows) for file in answers.files(table, served.codec)]
-        response.headers["raygen-digest"] = served.promotion.digest
-        told = json.dumps({"condition": rows.condition, "seed": seed}, ensure_ascii=False)
+        counted(asked.n)
+        response.headers["raygen-digest"] = served.digest
+        told = json.dumps({"condition": shown, "seed": seed}, ensure_ascii=False)
         data = [Image(b64_json=base64.b64encode(file).decode(), revised_prompt=told) for file in files]
         return GeneratedImages(created=served.about.created, data=data)
 
@@ -173,17 +197,25 @@ class _Direct(APIRoute):
 
 
 async def _pieces(
-    rows: AsyncIterator[pa.Table], writer: Writer, under_way: AbstractContextManager[None]
+    rows: AsyncIterator[pa.Table], writer: Writer, under_way: AbstractContextManager[None], made: Callable[[int], None]
 ) -> AsyncIterator[bytes]:
     """The bytes of an answer; when who asked goes away, the making of rows is closed."""
     with under_way:
         try:
             async for table in rows:
-                yield await asyncio.to_thread(writer.add, table)
-            yield await asyncio.to_thread(writer.end)
+                made(len(table))
+                yield await _timed(writer.add, table)
+            yield await _timed(writer.end)
         finally:
             if (close := getattr(rows, "aclose", None)) is not None:
                 await close()
+
+
+async def _timed(write: Callable[..., bytes], *of: Any) -> bytes:
+    began = time.perf_counter()
+    written = await asyncio.to_thread(write, *of)
+    record.current().spend("encode", time.perf_counter() - began)
+    return written
 
 
 async def _chained(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
@@ -238,8 +270,11 @@ async def made(served: Served, asked: Generate | Interpolate, at_once: int) -> A
         yield await asyncio.to_thread(between, served, asked)
         return
     for start in range(asked.start, asked.start + asked.rows, at_once):
-        rows = range(start, min(start + at_once, asked.start + asked.rows))
+        rows, began = range(start, min(start + at_once, asked.start + asked.rows)), time.perf_counter()
         try:
-            yield await asyncio.to_thread(served.generator.sample, rows, asked.seed, asked.condition, asked.where)
+            shown = asked.shown(rows)
+            table = await asyncio.to_thread(served.generator.sample, rows, asked.seed, shown, asked.where)
         except RaygenError as error:
             raise Problem.of(error) from None
+        record.current().spend("compute", time.perf_counter() - began)
+        yield table

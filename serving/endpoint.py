@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import threading
+import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
@@ -11,9 +12,13 @@ import pyarrow as pa
 from raygen.datasets.storage import Folder
 from raygen.errors import RaygenError
 from raygen.jobs.registry import Registry
+from raygen.serving import record
 from raygen.serving.api import Generate, Interpolate
 from raygen.serving.app import app, between
 from raygen.serving.auth import Doorkeeper, Token
+from raygen.serving.book import Book
+from raygen.serving.ledger import Counts, Heard
+from raygen.serving.metrics import Metrics
 from raygen.serving.models import Models, Served
 from raygen.serving.problems import Problem
 from raygen.serving.room import QUEUE, SECONDS, Waits
@@ -27,6 +32,20 @@ LOOK = 2.0
 """Seconds between looks for a promotion."""
 
 
+class Distant:
+    """The ledger, by a handle of its deployment."""
+
+    def __init__(self, handle: Any) -> None:
+        self.handle = handle
+
+    async def exchange(self, replica: str, own: Counts, heard: Heard | None, totals: bool) -> Heard | None:
+        answer: Heard | None = await self.handle.exchange.remote(replica, own, heard, totals)
+        return answer
+
+    async def leave(self, replica: str, own: Counts) -> None:
+        await self.handle.leave.remote(replica, own)
+
+
 class Endpoint:
     """A replica.
 
@@ -36,6 +55,7 @@ class Endpoint:
         most_rows: of one request.
         queue: requests under way at once.
         timeout_s: seconds without progress that one may take.
+        ledger: the deployment that adds up what all replicas count; None where there is one replica.
     """
 
     def __init__(
@@ -45,14 +65,17 @@ class Endpoint:
         most_rows: int,
         queue: int = QUEUE,
         timeout_s: float = SECONDS,
+        ledger: Any = None,
     ) -> None:
         self.models = Models({name: Registry(Folder(uri)) for name, uri in projects.items()})
-        self.doorkeeper = Doorkeeper(None if tokens is None else [Token(**token) for token in tokens])
+        book = Book(None if ledger is None else Distant(ledger))
+        self.doorkeeper = Doorkeeper(None if tokens is None else [Token(**token) for token in tokens], book)
+        self.metrics = Metrics(book, self.models)
         self.most_rows, self.queue, self.timeout_s = most_rows, queue, timeout_s
         self.waits = Waits()
         self.computing = asyncio.Lock()  # one at a time: each uses all the threads that torch has
         self.turn = asyncio.Lock()  # of who asks for many rows: so that who asks for few waits for one piece, not for theirs
-        self.tiles = Tiles(self.computing)
+        self.tiles = Tiles(self.computing, self.metrics.batch)
         self.stop = threading.Event()
         self.models.follow(LOOK, lambda name: log.info("%s: swapped", name), self.stop)
 
@@ -60,6 +83,7 @@ class Endpoint:
         return app(
             self.models, self.doorkeeper, self.rows, self.most_rows,
             queue=self.queue, timeout_s=self.timeout_s, waits=self.waits, few=self.tiles.answer,
+            metrics=self.metrics,
         )  # fmt: skip
 
     def record_autoscaling_stats(self) -> dict[str, float]:
@@ -83,11 +107,15 @@ class Endpoint:
                 table = await asyncio.to_thread(between, served, asked)
             yield table
             return
+        of = record.current()
         for start in range(asked.start, asked.start + asked.rows, PIECE):
             rows = range(start, min(start + PIECE, asked.start + asked.rows))
             try:
+                shown, asks = asked.shown(rows), time.perf_counter()
                 async with self.turn, self.computing:
-                    table = await asyncio.to_thread(served.generator.sample, rows, asked.seed, asked.condition, asked.where)
+                    of.spend("queue", -asks + (began := time.perf_counter()))
+                    table = await asyncio.to_thread(served.generator.sample, rows, asked.seed, shown, asked.where)
+                    of.spend("compute", time.perf_counter() - began)
                 yield table
             except RaygenError as error:
                 raise Problem.of(error) from None

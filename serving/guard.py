@@ -16,6 +16,8 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from raygen.errors import RaygenError
+from raygen.serving import record
+from raygen.serving.metrics import Metrics
 from raygen.serving.problems import MEDIA_TYPE, Problem
 
 log = logging.getLogger("raygen.access")
@@ -38,8 +40,8 @@ HEADERS = {
 }
 
 
-def protect(api: FastAPI) -> None:
-    """Put it before an application."""
+def protect(api: FastAPI, metrics: Metrics) -> None:
+    """Put it before an application, whose requests are counted."""
 
     @api.exception_handler(Problem)
     async def problem(request: Request, error: Problem) -> Response:
@@ -60,10 +62,11 @@ def protect(api: FastAPI) -> None:
         hint = "/openapi.json says what there is" if error.status_code in (404, 405) else ""
         return _answer(request, Problem(error.status_code, str(error.detail), hint, error.headers or {}))
 
-    api.add_middleware(Guard)
+    api.add_middleware(Guard, metrics=metrics)
 
 
 def _answer(request: Request, problem: Problem) -> Response:
+    record.current().limit = str(problem.more.get("limit", ""))
     document = problem.document(str(request.scope.get("raygen.id", "")))
     return Response(json.dumps(document, default=str), problem.status, dict(problem.headers), MEDIA_TYPE)
 
@@ -71,15 +74,20 @@ def _answer(request: Request, problem: Problem) -> Response:
 class Guard:
     """ASGI middleware: every request gets an id, has to be short, plain and soon there, and is told in the log."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-        self._asked: set[str] | None = None
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self.app, self.metrics = app, metrics
+        self._routes: dict[str, set[str]] = {}
+
+    def _methods(self, scope: Scope) -> set[str]:
+        """What can be done at its path; nothing where there is none."""
+        if not self._routes and "app" in scope:
+            for route in scope["app"].routes:
+                self._routes.setdefault(getattr(route, "path", ""), set()).update(getattr(route, "methods", None) or ())
+        return self._routes.get(scope["path"], set())
 
     def _is_asked(self, scope: Scope) -> bool:
         """Whether it is a question in JSON; what there is no route for, the application refuses."""
-        if self._asked is None:
-            self._asked = {route.path for route in scope["app"].routes if "POST" in (getattr(route, "methods", None) or ())}
-        return scope["method"] == "POST" and scope["path"] in self._asked
+        return scope["method"] == "POST" and "POST" in self._methods(scope)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -89,6 +97,8 @@ class Guard:
         started, name = time.perf_counter(), given or secrets.token_hex(8)
         method = "GET" if scope["method"] == "HEAD" else scope["method"]  # the server leaves out the body
         scope = {**scope, "method": method, "raygen.id": name}
+        of = record.begin()
+        self.metrics.begin()
         said: dict[str, Any] = {"status": 0, "bytes": 0, "first": None}
 
         async def answer(message: Message) -> None:
@@ -124,10 +134,12 @@ class Guard:
             await _answer(Request(scope), problem)(scope, receive, answer)
         finally:
             seconds = time.perf_counter() - started
+            route = scope["path"] if self._methods(scope) else "other"
+            self.metrics.end(of, route, said["status"], seconds)
             log.info("%s", json.dumps({
                 "id": name, "method": scope["method"], "path": scope["path"][:200], "status": said["status"],
                 "bytes": said["bytes"], "first_byte_s": round(said["first"] or seconds, 4), "seconds": round(seconds, 4),
-                "client": (scope.get("client") or ("",))[0],
+                "client": (scope.get("client") or ("",))[0], **of.told,
             }))  # fmt: skip
 
     async def _read(self, receive: Receive) -> tuple[bytes, Problem | None]:

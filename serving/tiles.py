@@ -2,14 +2,14 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from raygen.errors import RaygenError
 from raygen.generators.generator import Ask
-from raygen.serving import answers
+from raygen.serving import answers, record
 from raygen.serving.api import Generate
 from raygen.serving.models import Served
 from raygen.serving.problems import Problem
@@ -40,14 +40,15 @@ class Tiles:
 
     Args:
         computing: held while rows are made.
+        told: of every tile the model, how many rows it had, and how many it has room for.
     """
 
-    def __init__(self, computing: asyncio.Lock) -> None:
-        self._computing = computing
+    def __init__(self, computing: asyncio.Lock, told: Callable[[str, int, int], None]) -> None:
+        self._computing, self._told = computing, told
         self._waiting: list[_Asked] = []
         self._work: asyncio.Task[None] | None = None
 
-    async def answer(self, served: Served, asked: Generate, kind: str) -> Answer:
+    async def answer(self, served: Served, asked: Generate, kind: str) -> bytes:
         """The whole answer to who asks for at most `MOST` rows, and for none by ``where``.
 
         Args:
@@ -58,7 +59,7 @@ class Tiles:
         """
         rows = range(asked.start, asked.start + asked.rows)
         try:
-            ask = Ask(rows, asked.seed, served.generator.classes(rows, asked.seed, asked.condition))
+            ask = Ask(rows, asked.seed, served.generator.classes(rows, asked.seed, asked.shown(rows)))
         except RaygenError as error:
             raise Problem.of(error) from None
         loop = asyncio.get_running_loop()
@@ -66,7 +67,12 @@ class Tiles:
         self._waiting.append(one)
         if self._work is None:
             self._work = loop.create_task(self._worked())
-        return await one.answer
+        made = await one.answer
+        of = record.current()
+        of.spend("queue", made.waited)
+        of.spend("compute", made.computed)
+        of.spend("batch", made.encoded)
+        return made.content
 
     async def _worked(self) -> None:
         """Until nobody waits."""
@@ -80,6 +86,8 @@ class Tiles:
                         if not one.answer.done():
                             one.answer.set_exception(error)
                     continue
+            if taken:
+                self._told(taken[0].served.name, sum(len(one.ask.rows) for one in taken), taken[0].served.generator.tile)
             for one, answer in zip(taken, made, strict=True):
                 if not one.answer.done():  # who asked may have gone meanwhile
                     one.answer.set_result(answer)

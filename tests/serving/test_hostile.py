@@ -107,7 +107,7 @@ NO_QUESTIONS = [
     b'{"model": "digits\xff"}', '{"model": "digits"}'.encode("utf-16"), b'\xef\xbb\xbf{"model": "digits"}',
     b'{"model": "\\ud800"}', b'{"model": "digits", "condition": "\\ud800"}', b'{"model": "digits", "\\udfff": 1}',
     b'{"model": "digits\\u0000"}', b'{"model": "digits\\n"}', asked(model="../../etc"), asked(model="digits/.."),
-    asked(model="%2e%2e"), asked(model=""), asked(model="d" * 129), asked(condition="x" * 50_000), asked(condition=[7]),
+    asked(model="%2e%2e"), asked(model=""), asked(model="d" * 129), asked(condition="x" * 50_000), asked(condition=[7, 7]),
     asked(condition={"label": 7}), asked(condition=7.0), asked(condition=2**64), asked(digest="x"), asked(digest="a" * 65),
     asked(start=2**49), asked(seed=2**63), asked(__proto__={}), asked(where="x"), asked(where=[]), asked(where={"label": 7}),
 ]  # fmt: skip
