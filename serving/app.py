@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import pyarrow as pa
 from fastapi import Depends, FastAPI, Header, Request
 from fastapi.responses import Response, StreamingResponse
+from starlette.types import Send
 
 from raygen.errors import RaygenError
 from raygen.serving import answers, guard, page
@@ -77,7 +78,7 @@ def app(
         pieces = _pieces(make(served, asked), answers.writer(kind, served.codec), under_way)
         first = await anext(pieces)  # so that what goes wrong at first is not a 200
         told = {"raygen-digest": served.promotion.digest, "raygen-rows": f"{asked.start}-{asked.start + asked.rows}"}
-        return StreamingResponse(_chained(first, pieces), media_type=kind, headers=told)
+        return Streamed(_chained(first, pieces), media_type=kind, headers=told)
 
     @api.post("/v1/interpolate", response_class=Response, responses=_ROWS)
     async def interpolate(asked: Interpolate, token: Who, accept: Annotated[str | None, Header()] = None) -> Response:
@@ -107,6 +108,16 @@ def app(
         return GeneratedImages(created=served.about.created, data=data)
 
     return api
+
+
+class Streamed(StreamingResponse):
+    """Closes what it streams when who asked has gone, not when the garbage is collected: rows under way are counted."""
+
+    async def stream_response(self, send: Send) -> None:
+        try:
+            await super().stream_response(send)
+        finally:
+            await self.body_iterator.aclose()  # type: ignore[attr-defined]
 
 
 _ROWS: dict[int | str, dict[str, Any]] = {

@@ -53,6 +53,7 @@ class Endpoint:
         self.doorkeeper = Doorkeeper(None if tokens is None else [Token(**token) for token in tokens])
         self.most_rows, self.queue, self.timeout_s = most_rows, queue, timeout_s
         self.computing = asyncio.Lock()  # one at a time: each uses all the threads that torch has
+        self.turn = asyncio.Lock()  # of who asks for many rows: so that who asks for few waits for one piece, not for theirs
         self.stop = threading.Event()
         self.models.follow(LOOK, lambda name: log.info("%s: swapped", name), self.stop)
 
@@ -84,7 +85,7 @@ class Endpoint:
                     batch = await self.together((served, Ask(rows, asked.seed, classes)))
                     yield await asyncio.to_thread(served.codec.decode, batch)
                     continue
-                async with self.computing:
+                async with self.turn, self.computing:
                     table = await asyncio.to_thread(served.generator.sample, rows, asked.seed, asked.condition, asked.where)
                 yield table
             except RaygenError as error:

@@ -54,8 +54,10 @@ class Room:
             async with limit:
                 await self.app(scope, receive, answer)
         except TimeoutError:
-            if started or not limit.expired():
-                raise  # there is no other way to tell that the rest will not come than to break off
+            if not limit.expired():
+                raise
+            if started:
+                return  # the server closes the connection, so that who asked knows that it has not got everything
             late = Problem(504, f"it was not answered within {self.seconds:g} s", "ask for less at once, or try again")
             await _refuse(late, scope, send)
         finally:

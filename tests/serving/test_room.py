@@ -1,0 +1,125 @@
+"""How much an application has to do at once, and for how long, without a cluster: an application that waits until told."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+from fastapi import FastAPI
+
+from raygen.serving import guard
+from raygen.serving.app import Streamed
+from raygen.serving.room import Room
+
+
+class Scene:
+    """An application with room for two, of which each request waits to be let go, and who asks it."""
+
+    def __init__(self, seconds: float = 60.0) -> None:
+        self.go, self.stopped = asyncio.Event(), 0
+        api = FastAPI()
+
+        @api.get("/wait")
+        async def wait() -> str:
+            try:
+                await self.go.wait()
+            except asyncio.CancelledError:
+                self.stopped += 1
+                raise
+            return "done"
+
+        @api.get("/pieces")
+        async def pieces() -> Streamed:
+            async def endless() -> AsyncIterator[bytes]:
+                try:
+                    while True:
+                        yield b"piece"
+                finally:
+                    self.stopped += 1
+
+            return Streamed(endless())
+
+        @api.get("/healthz")
+        async def healthz() -> str:
+            return "ok"
+
+        api.add_middleware(Room, most=2, seconds=seconds)
+        guard.protect(api)
+        self.api = api
+
+    async def ask(self, path: str, taken: asyncio.Event | None = None) -> tuple[int, dict[str, str], bytes]:
+        """Status, headers and body; who does not take the pieces of an answer waits for ``taken`` at the second."""
+        got: list[dict[str, Any]] = []
+        told = False
+
+        async def receive() -> dict[str, Any]:
+            nonlocal told
+            if told:
+                await asyncio.Event().wait()
+            told = True
+            return {"type": "http.request", "body": b"", "more_body": False}
+
+        async def send(message: dict[str, Any]) -> None:
+            got.append(message)
+            if taken is not None and len(got) > 2:
+                await taken.wait()
+
+        scope = {"type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "GET", "path": path,
+                 "raw_path": path.encode(), "root_path": "", "query_string": b"", "headers": [], "scheme": "http",
+                 "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 2)}  # fmt: skip
+        await self.api(scope, receive, send)  # type: ignore[arg-type]
+        headers = {key.decode(): value.decode() for key, value in got[0]["headers"]}
+        return got[0]["status"], headers, b"".join(message.get("body", b"") for message in got[1:])
+
+    async def waiting(self, number: int) -> list[asyncio.Task[tuple[int, dict[str, str], bytes]]]:
+        tasks = [asyncio.create_task(self.ask("/wait")) for _ in range(number)]
+        for _ in range(20):  # turns of the loop, until they wait
+            await asyncio.sleep(0)
+        return tasks
+
+
+def test_the_excess_is_told_to_come_again() -> None:
+    async def scene() -> None:
+        at = Scene()
+        tasks = await at.waiting(2)
+        status, headers, body = await at.ask("/wait")
+        assert (status, headers["retry-after"], headers["content-type"]) == (503, "1", "application/problem+json")
+        assert headers["x-request-id"].encode() in body
+        assert (await at.ask("/healthz"))[0] == 200
+        at.go.set()
+        assert [status for status, _, _ in await asyncio.gather(*tasks)] == [200, 200]
+        assert (await at.ask("/wait"))[0] == 200
+
+    asyncio.run(scene())
+
+
+def test_who_goes_away_makes_room() -> None:
+    async def scene() -> None:
+        at = Scene()
+        tasks = await at.waiting(2)
+        tasks[0].cancel()
+        await asyncio.gather(tasks[0], return_exceptions=True)
+        assert at.stopped == 1
+        at.go.set()
+        assert (await at.ask("/wait"))[0] == 200
+
+    asyncio.run(scene())
+
+
+def test_what_takes_too_long_is_given_up() -> None:
+    async def scene() -> None:
+        at = Scene(seconds=0.05)
+        status, headers, _ = await at.ask("/wait")
+        assert (status, headers["content-type"], at.stopped) == (504, "application/problem+json", 1)
+
+    asyncio.run(scene())
+
+
+def test_who_does_not_take_an_answer_is_given_up() -> None:
+    async def scene() -> None:
+        at = Scene(seconds=0.05)
+        await at.ask("/pieces", taken=asyncio.Event())
+        async with asyncio.timeout(10):
+            while not at.stopped:
+                await asyncio.sleep(0)
+
+    asyncio.run(scene())
