@@ -1,6 +1,7 @@
 """Does an endpoint answer, and rightly, whatever happens to it? Real load on a real one, behind HAProxy on this machine.
 
 - *scaling*: 1 client, then 64, then 1 again, none of which tries again: how many replicas there are, how long answers take;
+- *latency*: the same, where not the requests under way but the time that answers take decides how many replicas there are;
 - *kills*: a replica is killed (SIGKILL) every 10 s, HAProxy once, and another generator becomes current ten times. Half of
   those who ask are plain HTTP clients, whose failures are counted; half are ``raygen.Client``, who see none;
 - *overload*: one client, then as much as there is room for, then ten times as much without regard for what is answered, then
@@ -9,7 +10,7 @@
 Every answer is compared with the rows of the generator that its header names. The ratio is that of the cases in which all
 was as it should be.
 
-    python benchmarks/endpoint.py [--cases scaling kills overload] [--seconds 120] [--port 8000]
+    python benchmarks/endpoint.py [--cases scaling latency kills overload] [--seconds 120] [--port 8000]
 """
 
 import argparse
@@ -23,6 +24,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -205,11 +207,11 @@ def endpoint(folder: Path, port: int, cpus: int, **options: Any) -> Iterator[tup
             ray.shutdown()
 
 
-def scaling(folder: Path, port: int, seconds: float) -> bool:
+def scaling(folder: Path, port: int, seconds: float, **options: Any) -> bool:
     """From 1 to 3 replicas, and back."""
     replicas = {"min": 1, "max": 3, "up_s": 2, "down_s": 10}
     counts: list[int] = []
-    with endpoint(folder, port, 4, replicas=replicas, target=16) as (project, url):
+    with endpoint(folder, port, 4, replicas=replicas, **options) as (project, url):
         asked, processes = Asked(project, url), Processes()
 
         def phase(name: str, clients: int, length: float, until: int | None = None) -> None:
@@ -298,7 +300,12 @@ def overload(folder: Path, port: int, seconds: float) -> bool:
         return only and bool(over.taken) and recovered <= RECOVERED and most < 1.2 * held + 50
 
 
-CASES: dict[str, Callable[[Path, int, float], bool]] = {"scaling": scaling, "kills": kills, "overload": overload}
+CASES: dict[str, Callable[..., bool]] = {
+    "scaling": partial(scaling, target=16),
+    "latency": partial(scaling, target=256, latency_s=0.1),
+    "kills": kills,
+    "overload": overload,
+}
 
 
 def main() -> None:

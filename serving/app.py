@@ -21,7 +21,7 @@ from raygen.serving.api import Models as ModelList
 from raygen.serving.auth import Doorkeeper, Token
 from raygen.serving.models import Models, Served
 from raygen.serving.problems import MEDIA_TYPE, Problem
-from raygen.serving.room import QUEUE, SECONDS, Room
+from raygen.serving.room import QUEUE, SECONDS, Room, Waits
 
 Make = Callable[[Served, Generate | Interpolate], AsyncIterator[pa.Table]]
 """Makes the rows that are asked for, in pieces; what it raises before the first piece is the answer."""
@@ -34,6 +34,7 @@ def app(
     most_rows: int,
     queue: int = QUEUE,
     timeout_s: float = SECONDS,
+    waits: Waits | None = None,
 ) -> FastAPI:
     """The application.
 
@@ -44,9 +45,10 @@ def app(
         most_rows: of one request.
         queue: requests under way at once; more are refused.
         timeout_s: seconds without progress that one may take.
+        waits: is told how long the first byte of each answer took.
     """
     api = FastAPI(title="raygen", version="1", docs_url=None, redoc_url=None, description="Rows of published generators.")
-    api.add_middleware(Room, most=queue, seconds=timeout_s)
+    api.add_middleware(Room, most=queue, seconds=timeout_s, waits=waits)
     guard.protect(api)
     page.route(api)
 

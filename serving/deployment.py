@@ -113,7 +113,7 @@ def served(
 def application(projects: Mapping[str, str], spec: ServeSpec, tokens: Sequence[Token] | None) -> "Application":
     """What Ray Serve runs; the arguments are those of ``served``."""
     from ray import serve
-    from ray.serve.config import AutoscalingConfig, BackpressureConfig
+    from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, BackpressureConfig
 
     from raygen.serving.endpoint import Endpoint
 
@@ -130,6 +130,9 @@ def application(projects: Mapping[str, str], spec: ServeSpec, tokens: Sequence[T
             look_back_period_s=2.0,
             upscale_delay_s=spec.replicas.up_s,
             downscale_delay_s=spec.replicas.down_s,
+            policy=AutoscalingPolicy(  # type: ignore[no-untyped-call]
+                policy_function="raygen.serving.scaling.Scaling", policy_kwargs={"latency_s": spec.latency_s}
+            ),
         )
     deployment = serve.deployment(
         name=NAME,

@@ -18,7 +18,7 @@ from raygen.serving.app import app, between
 from raygen.serving.auth import Doorkeeper, Token
 from raygen.serving.models import Models, Served
 from raygen.serving.problems import Problem
-from raygen.serving.room import QUEUE, SECONDS
+from raygen.serving.room import QUEUE, SECONDS, Waits
 
 log = logging.getLogger("raygen.serving")
 
@@ -52,13 +52,21 @@ class Endpoint:
         self.models = Models({name: Registry(Folder(uri)) for name, uri in projects.items()})
         self.doorkeeper = Doorkeeper(None if tokens is None else [Token(**token) for token in tokens])
         self.most_rows, self.queue, self.timeout_s = most_rows, queue, timeout_s
+        self.waits = Waits()
         self.computing = asyncio.Lock()  # one at a time: each uses all the threads that torch has
         self.turn = asyncio.Lock()  # of who asks for many rows: so that who asks for few waits for one piece, not for theirs
         self.stop = threading.Event()
         self.models.follow(LOOK, lambda name: log.info("%s: swapped", name), self.stop)
 
     def __serve_build_asgi_app__(self) -> Any:
-        return app(self.models, self.doorkeeper, self.rows, self.most_rows, queue=self.queue, timeout_s=self.timeout_s)
+        return app(
+            self.models, self.doorkeeper, self.rows, self.most_rows,
+            queue=self.queue, timeout_s=self.timeout_s, waits=self.waits,
+        )  # fmt: skip
+
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """What ``Scaling`` looks at."""
+        return {"latency_s": self.waits.late()}
 
     async def check_health(self) -> None:
         """Ray Serve replaces a replica that cannot do this: make a row of everything it serves."""

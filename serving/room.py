@@ -2,7 +2,10 @@
 
 import asyncio
 import json
+import time
+from collections import deque
 
+import numpy as np
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from raygen.serving.problems import MEDIA_TYPE, Problem, busy
@@ -13,6 +16,23 @@ SECONDS = 60.0
 """Without progress that one may take, where nothing else is said."""
 ALWAYS = ("/healthz", "/metrics")
 """Who asks how it is when there is no room has to be told."""
+
+
+class Waits:
+    """How long the first byte of an answer took, of the last answers of the last seconds."""
+
+    def __init__(self, most: int = 1000, seconds: float = 2.0) -> None:
+        self._seconds = seconds
+        self._waits: deque[tuple[float, float]] = deque(maxlen=most)
+
+    def add(self, wait: float) -> None:
+        self._waits.append((time.monotonic(), wait))
+
+    def late(self) -> float:
+        """The 95th percentile, in seconds; 0 where nobody asked."""
+        since = time.monotonic() - self._seconds
+        waits = [wait for at, wait in self._waits if at >= since]
+        return float(np.percentile(waits, 95)) if waits else 0.0
 
 
 class Room:
@@ -26,10 +46,11 @@ class Room:
         most: requests under way; the next one is answered 503.
         seconds: in which the first byte of an answer has to come, and then each next piece has to be taken by who asked.
             Then its work is stopped, and where nothing was sent the answer is 504.
+        waits: is told how long the first byte took.
     """
 
-    def __init__(self, app: ASGIApp, most: int, seconds: float) -> None:
-        self.app, self.most, self.seconds = app, most, seconds
+    def __init__(self, app: ASGIApp, most: int, seconds: float, waits: Waits | None = None) -> None:
+        self.app, self.most, self.seconds, self.waits = app, most, seconds, waits or Waits()
         self.under_way = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -42,10 +63,12 @@ class Room:
         self.under_way += 1
         started = False
         clock = asyncio.get_running_loop().time
-        limit = asyncio.timeout(self.seconds)
+        limit, began = asyncio.timeout(self.seconds), clock()
 
         async def answer(message: Message) -> None:
             nonlocal started
+            if not started:
+                self.waits.add(clock() - began)
             started = True
             limit.reschedule(clock() + self.seconds)
             await send(message)

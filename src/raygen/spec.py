@@ -372,6 +372,8 @@ class ServeSpec(Strict):
     Attributes:
         replicas: how many processes answer.
         target: requests under way at each; with more, replicas are added.
+        latency_s: seconds until an answer begins, for 95 of 100; with more, replicas are added too. Without it, only the
+            target counts.
         queue: requests under way at each beyond which more are refused, by 503 with Retry-After.
         timeout_s: seconds without progress after which a request is given up.
         max_rows: of one request.
@@ -380,6 +382,7 @@ class ServeSpec(Strict):
 
     replicas: ReplicasSpec = ReplicasSpec()
     target: PositiveInt = 32
+    latency_s: PositiveFloat | None = None
     queue: PositiveInt = 256
     timeout_s: PositiveFloat = 60.0
     max_rows: PositiveInt = 1_000_000
