@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import math
 import zipfile
 from abc import ABC, abstractmethod
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pyarrow.types as at
 
 from raygen.datasets import images
 from raygen.datasets.codec import Codec
@@ -147,6 +149,9 @@ class _Parquet(_Columns):
         return pq.ParquetWriter(self._pipe, schema, compression="zstd")
 
 
+_JSON = json.JSONEncoder(ensure_ascii=False, allow_nan=False, default=str)
+
+
 class _Json(Writer):
     """``{"rows": [{…}, …]}``; pictures are data URIs of PNG, and what JSON has no word for is text or null."""
 
@@ -155,7 +160,7 @@ class _Json(Writer):
     def add(self, table: pa.Table) -> bytes:
         columns = {name: self._plain(table, name) for name in table.column_names}
         rows = ({name: values[row] for name, values in columns.items()} for row in range(len(table)))
-        text = ", ".join(json.dumps(row, ensure_ascii=False, allow_nan=False, default=str) for row in rows)
+        text = ", ".join(map(_JSON.encode, rows))
         before, self._before = self._before, ", "
         return (before + text).encode()
 
@@ -166,7 +171,7 @@ class _Json(Writer):
         if not self.codec.is_table and name == self.codec.image[0]:
             return ["data:image/png;base64," + base64.b64encode(file).decode() for file in files(table, self.codec)]
         values = table[name].to_pylist()
-        return [None if isinstance(value, float) and not np.isfinite(value) else value for value in values]
+        return [None if isinstance(value, float) and not math.isfinite(value) else value for value in values]
 
 
 class _Png(Writer):
@@ -174,16 +179,17 @@ class _Png(Writer):
 
     def __init__(self, codec: Codec) -> None:
         super().__init__(codec)
-        self._pixels: list[np.ndarray] = []
+        self._tables: list[pa.Table] = []
 
     def add(self, table: pa.Table) -> bytes:
-        self._pixels.append(self.codec.encode(table)[self.codec.image[0]])
+        self._tables.append(table)
         return b""
 
     def end(self) -> bytes:
-        pixels = np.concatenate(self._pixels)
-        if len(pixels) == 1:
-            return images.pngs(pixels)[0]
+        rows = pa.concat_tables(self._tables)
+        if len(rows) == 1:
+            return files(rows, self.codec)[0]
+        pixels = self.codec.encode(rows)[self.codec.image[0]]
         n, channels, height, width = pixels.shape
         across = min(GRID, n)
         down = -(-n // across)
@@ -213,5 +219,18 @@ class _Zip(Writer):
 
 
 def files(table: pa.Table, codec: Codec) -> list[bytes]:
-    """The pictures of rows as PNG."""
-    return images.pngs(codec.encode(table)[codec.image[0]])
+    """The pictures of rows as PNG: the bytes that are stored, where the rows have PNG."""
+    name, _ = codec.image
+    column = table[name].combine_chunks()
+    if at.is_struct(column.type):
+        column = column.field("bytes")
+    if images.tensor_shape(column.type) is None:
+        found: list[bytes] = column.to_pylist()
+        return found
+    return images.pngs(codec.encode(table)[name])
+
+
+def whole(kind: str, codec: Codec, table: pa.Table) -> bytes:
+    """A whole answer."""
+    of = writer(kind, codec)
+    return of.add(table) + of.end()

@@ -4,12 +4,17 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from raygen.serving.problems import Problem
+
 ModelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$", examples=["digits"])]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 MOST_ROW = 2**48
 """Rows are numbered up to here."""
 Row = Annotated[int, Field(ge=0, le=MOST_ROW)]
+
+
+Value = bool | int | str | None
 
 
 class Asked(BaseModel):
@@ -26,7 +31,8 @@ class Generate(Asked):
         rows: how many.
         start: the number of the first.
         seed: of the dataset that they are rows of.
-        condition: what all of them show; by default each draws its own, with the frequencies of the training data.
+        condition: what all of them show, or a list of what each shows, as rows of a dataset with exact counts do; by
+            default each draws its own, with the frequencies of the training data.
         where: of a table, by column a value, a list of values, or the least and the most.
         digest: of the generator whose rows they are to be, or none: as the header ``raygen-digest`` of the first of several
             requests says, so that all are of one, whatever is promoted meanwhile.
@@ -45,9 +51,22 @@ class Generate(Asked):
     rows: Annotated[int, Field(ge=1, le=MOST_ROW)] = 1
     start: Row = 0
     seed: Seed = 0
-    condition: bool | int | str | None = None
+    condition: Value | list[Value] = None
     where: dict[str, Any] | None = None
     digest: Digest | None = None
+
+    def shown(self, rows: range) -> Value | list[Value]:
+        """The condition of some of them.
+
+        Raises:
+            Problem: 422; there is not one for each.
+        """
+        if not isinstance(self.condition, list):
+            return self.condition
+        if len(self.condition) != self.rows:
+            what = f"{len(self.condition):,} conditions for {self.rows:,} rows"
+            raise Problem(422, what, "give one value, or one for each row")
+        return self.condition[rows.start - self.start : rows.stop - self.start]
 
 
 class Interpolate(Asked):

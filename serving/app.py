@@ -4,27 +4,36 @@ import asyncio
 import base64
 import json
 import random
-from collections.abc import AsyncIterator, Callable
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Annotated, Any
 
 import pyarrow as pa
 from fastapi import Depends, FastAPI, Header, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response, StreamingResponse
-from starlette.types import Send
+from fastapi.routing import APIRoute
+from pydantic import ValidationError
+from starlette.types import Receive, Scope, Send
 
 from raygen.errors import RaygenError
-from raygen.serving import answers, guard, page
+from raygen.serving import answers, guard, page, record, tiles
 from raygen.serving.answers import PNG, Writer
 from raygen.serving.api import Generate, GeneratedImages, Image, Images, Interpolate
 from raygen.serving.api import Models as ModelList
 from raygen.serving.auth import Doorkeeper, Token
+from raygen.serving.metrics import MEDIA_TYPE as MEASURED
+from raygen.serving.metrics import Metrics
 from raygen.serving.models import Models, Served
 from raygen.serving.problems import MEDIA_TYPE, Problem
 from raygen.serving.room import QUEUE, SECONDS, Room, Waits
 
 Make = Callable[[Served, Generate | Interpolate], AsyncIterator[pa.Table]]
 """Makes the rows that are asked for, in pieces; what it raises before the first piece is the answer."""
+Few = Callable[[Served, Generate, str], Awaitable[bytes]]
+"""The whole answer of a media type, to who asks for few rows."""
 
 
 def app(
@@ -35,6 +44,8 @@ def app(
     queue: int = QUEUE,
     timeout_s: float = SECONDS,
     waits: Waits | None = None,
+    few: Few | None = None,
+    metrics: Metrics | None = None,
 ) -> FastAPI:
     """The application.
 
@@ -46,14 +57,29 @@ def app(
         queue: requests under way at once; more are refused.
         timeout_s: seconds without progress that one may take.
         waits: is told how long the first byte of each answer took.
+        few: answers who asks for few rows, together with others; by default they are made as many are.
+        metrics: where it is counted what is asked for, and made.
     """
-    api = FastAPI(title="raygen", version="1", docs_url=None, redoc_url=None, description="Rows of published generators.")
+    api = FastAPI(
+        title="raygen",
+        version="1",
+        docs_url=None,
+        redoc_url=None,
+        description="Rows of published generators.",
+        lifespan=lambda _: doorkeeper.book.shared(),
+    )
     api.add_middleware(Room, most=queue, seconds=timeout_s, waits=waits)
-    guard.protect(api)
+    counts = metrics or Metrics(doorkeeper.book, models)
+    guard.protect(api, counts)
     page.route(api)
 
-    def admitted(request: Request) -> Token:
+    async def admitted(request: Request) -> Token:
         return doorkeeper.who(request.headers)
+
+    def counting(token: Token, served: Served, asked: Generate | Interpolate) -> Callable[[int], None]:
+        """What counts rows as they are made for who asks for them, which the log is to tell."""
+        record.current().asks(token.name, served.name, served.digest, asked)
+        return partial(counts.rows, served.name, token.name)
 
     Who = Annotated[Token, Depends(admitted)]  # noqa: N806 - a type
 
@@ -62,12 +88,16 @@ def app(
         """That rows can be made: there is nobody to answer before every generator has made some."""
         return {"status": "ok"}
 
+    @api.get("/metrics", response_class=Response, responses={200: {"content": {MEASURED: {}}}})
+    async def measured(token: Who) -> Response:
+        """How the whole endpoint is doing, all replicas together, for Prometheus."""
+        return Response(await counts.text(), media_type=MEASURED)
+
     @api.get("/v1/models")
     async def list_models(token: Who) -> ModelList:
         """What is served, and how good it is."""
         return ModelList(data=[served.about for served in models])
 
-    @api.post("/v1/generate", response_class=Response, responses=_ROWS)
     async def generate(asked: Generate, token: Who, accept: Annotated[str | None, Header()] = None) -> Response:
         """Rows by their numbers, in the type that ``Accept`` likes best."""
         served = models.find(asked.model, asked.digest)
@@ -76,20 +106,38 @@ def app(
         if asked.rows > most:
             what, hint = f"{asked.rows:,} rows are too many for one request", f"ask for at most {most:,}, by start"
             raise Problem(422, what, hint, more={"most": most})
+        counted = counting(token, served, asked)
         under_way = doorkeeper.admitted(token, asked.rows)
-        pieces = _pieces(make(served, asked), answers.writer(kind, served.codec), under_way)
+        told = {"raygen-digest": served.digest, "raygen-rows": f"{asked.start}-{asked.start + asked.rows}"}
+        if few is not None and asked.rows <= tiles.MOST and asked.where is None:
+            with under_way:
+                made = await few(served, asked, kind)
+            counted(asked.rows)
+            return Response(made, media_type=kind, headers=told | record.current().timing)
+        pieces = _pieces(make(served, asked), answers.writer(kind, served.codec), under_way, counted)
         first = await anext(pieces)  # so that what goes wrong at first is not a 200
-        told = {"raygen-digest": served.promotion.digest, "raygen-rows": f"{asked.start}-{asked.start + asked.rows}"}
-        return Streamed(_chained(first, pieces), media_type=kind, headers=told)
+        return Streamed(_chained(first, pieces), media_type=kind, headers=told | record.current().timing)
+
+    async def generated(request: Request) -> Response:
+        token = doorkeeper.who(request.headers)
+        try:
+            asked = Generate.model_validate_json(await request.body())
+        except ValidationError as error:
+            raise RequestValidationError([{**found, "loc": ("body", *found["loc"])} for found in error.errors()]) from None
+        return await generate(asked, token, request.headers.get("accept"))
+
+    api.router.routes.append(_Direct("/v1/generate", generate, generated))
 
     @api.post("/v1/interpolate", response_class=Response, responses=_ROWS)
     async def interpolate(asked: Interpolate, token: Who, accept: Annotated[str | None, Header()] = None) -> Response:
         """What is between two rows, in the type that ``Accept`` likes best."""
         served = models.find(asked.model, asked.digest)
         kind = answers.media_type(accept, not served.codec.is_table)
+        counted = counting(token, served, asked)
         under_way = doorkeeper.admitted(token, asked.rows)
-        data = [piece async for piece in _pieces(make(served, asked), answers.writer(kind, served.codec), under_way)]
-        return Response(b"".join(data), media_type=kind, headers={"raygen-digest": served.promotion.digest})
+        pieces = _pieces(make(served, asked), answers.writer(kind, served.codec), under_way, counted)
+        data = b"".join([piece async for piece in pieces])
+        return Response(data, media_type=kind, headers={"raygen-digest": served.digest})
 
     @api.post("/v1/images/generations")
     async def generations(asked: Images, token: Who, response: Response) -> GeneratedImages:
@@ -102,9 +150,11 @@ def app(
             raise Problem(422, f"pictures of {asked.size} are asked for, and there are {size}", "ask for auto")
         seed = random.SystemRandom().randrange(2**53) if asked.seed is None else asked.seed
         rows = Generate(model=served.name, rows=asked.n, seed=seed, condition=_prompted(asked.prompt, served))
+        counted = counting(token, served, rows)
         with doorkeeper.admitted(token, asked.n):
             files = [file async for table in make(served, rows) for file in answers.files(table, served.codec)]
-        response.headers["raygen-digest"] = served.promotion.digest
+        counted(asked.n)
+        response.headers["raygen-digest"] = served.digest
         told = json.dumps({"condition": rows.condition, "seed": seed}, ensure_ascii=False)
         data = [Image(b64_json=base64.b64encode(file).decode(), revised_prompt=told) for file in files]
         return GeneratedImages(created=served.about.created, data=data)
@@ -128,18 +178,42 @@ _ROWS: dict[int | str, dict[str, Any]] = {
 }
 
 
+class _Direct(APIRoute):
+    """A route that is described by one function, and answered by another one, which is given the request itself.
+
+    FastAPI's own way to an endpoint's arguments, and back, takes more than all else that an answer of few rows needs.
+    """
+
+    def __init__(self, path: str, described: Callable[..., Any], answer: Callable[[Request], Awaitable[Response]]) -> None:
+        super().__init__(path, described, methods=["POST"], response_class=Response, responses=_ROWS)
+
+        async def answered(scope: Scope, receive: Receive, send: Send) -> None:
+            response = await answer(Request(scope, receive))
+            await response(scope, receive, send)
+
+        self.app = answered
+
+
 async def _pieces(
-    rows: AsyncIterator[pa.Table], writer: Writer, under_way: AbstractContextManager[None]
+    rows: AsyncIterator[pa.Table], writer: Writer, under_way: AbstractContextManager[None], made: Callable[[int], None]
 ) -> AsyncIterator[bytes]:
     """The bytes of an answer; when who asked goes away, the making of rows is closed."""
     with under_way:
         try:
             async for table in rows:
-                yield await asyncio.to_thread(writer.add, table)
-            yield await asyncio.to_thread(writer.end)
+                made(len(table))
+                yield await _timed(writer.add, table)
+            yield await _timed(writer.end)
         finally:
             if (close := getattr(rows, "aclose", None)) is not None:
                 await close()
+
+
+async def _timed(write: Callable[..., bytes], *of: Any) -> bytes:
+    began = time.perf_counter()
+    written = await asyncio.to_thread(write, *of)
+    record.current().spend("encode", time.perf_counter() - began)
+    return written
 
 
 async def _chained(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
@@ -194,8 +268,11 @@ async def made(served: Served, asked: Generate | Interpolate, at_once: int) -> A
         yield await asyncio.to_thread(between, served, asked)
         return
     for start in range(asked.start, asked.start + asked.rows, at_once):
-        rows = range(start, min(start + at_once, asked.start + asked.rows))
+        rows, began = range(start, min(start + at_once, asked.start + asked.rows)), time.perf_counter()
         try:
-            yield await asyncio.to_thread(served.generator.sample, rows, asked.seed, asked.condition, asked.where)
+            shown = asked.shown(rows)
+            table = await asyncio.to_thread(served.generator.sample, rows, asked.seed, shown, asked.where)
         except RaygenError as error:
             raise Problem.of(error) from None
+        record.current().spend("compute", time.perf_counter() - began)
+        yield table

@@ -12,25 +12,25 @@ or in an environment variable, ``RAYGEN_TOKENS="ana:rg_…,nightly:rg_…"``, wh
 import hashlib
 import hmac
 import json
+import math
 import os
 import secrets
-import threading
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, TypeAdapter, ValidationError
 
 from raygen.errors import SpecError
+from raygen.serving.book import Book
+from raygen.serving.ledger import WINDOWS
 from raygen.serving.problems import Problem
 
 PREFIX = "rg_"
 VARIABLE = "RAYGEN_TOKENS"
-DAY = 24 * 3600.0
+UNDER_WAY = "raygen_rows_under_way"
 CHALLENGE = {"WWW-Authenticate": 'Bearer realm="raygen"'}
 
 
@@ -40,7 +40,7 @@ class Token(BaseModel):
     Attributes:
         name: for the log and the limits; never secret.
         sha256: of the token, hexadecimal.
-        rows: how many rows it may ask for in 24 hours; without it, any number.
+        rows: how many rows it may ask for in 24 hours, which are counted by slices of ten minutes; without it, any number.
         concurrent: how many rows may be under way for it at once.
         requests: how many requests it may make in a minute.
     """
@@ -173,28 +173,17 @@ def _distinct(tokens: Sequence[Token], where: str) -> list[Token]:
     return [*tokens]
 
 
-@dataclass
-class _Use:
-    """What a token has asked for: rows of the last day by the second in which they were asked, and so requests."""
-
-    rows: list[tuple[float, int]] = field(default_factory=list)
-    requests: list[float] = field(default_factory=list)
-    under_way: int = 0
-
-
 class Doorkeeper:
-    """Lets in who has a token, within its limits, which each proxy or replica that has a doorkeeper counts by itself.
+    """Lets in who has a token, within its limits, which hold over all replicas: see `ledger`.
 
     Args:
         tokens: who may ask; None lets everybody in, by the name ``anybody``.
-        clock: seconds, growing.
+        book: where it is counted what they ask for.
     """
 
-    def __init__(self, tokens: Sequence[Token] | None, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, tokens: Sequence[Token] | None, book: Book | None = None) -> None:
         self._tokens = None if tokens is None else [*tokens]
-        self._clock = clock
-        self._uses: dict[str, _Use] = {}
-        self._lock = threading.Lock()
+        self.book = book or Book()
 
     def who(self, headers: Mapping[str, str]) -> Token:
         """The one whose token the header ``authorization`` has.
@@ -223,30 +212,35 @@ class Doorkeeper:
         Raises:
             Problem: 429; it has asked for too much, with ``Retry-After``.
         """
-        with self._lock:
-            now, use = self._clock(), self._uses.setdefault(token.name, _Use())
-            use.rows = [(at, n) for at, n in use.rows if now - at < DAY]
-            use.requests = [at for at in use.requests if now - at < 60]
-            if token.requests is not None and len(use.requests) >= token.requests:
-                raise _too_much(f"{token.requests} requests in a minute", 60 - (now - use.requests[0]))
-            if token.rows is not None and sum(n for _, n in use.rows) + rows > token.rows:
-                wait = DAY - (now - use.rows[0][0]) if use.rows and rows <= token.rows else DAY
-                raise _too_much(f"{token.rows:,} rows in 24 hours", wait)
-            if token.concurrent is not None and use.under_way + rows > token.concurrent:
-                raise _too_much(f"{token.concurrent:,} rows at once", 1)
-            use.requests.append(now)
-            use.rows.append((now, rows))
-            use.under_way += rows
+        book, under_way = self.book, (UNDER_WAY, token.name)
+        limits = [("requests", token.requests, 1), ("rows", token.rows, rows)]
+        for limit, most, asked in limits:
+            if most is None:
+                continue
+            used = book.used(limit, token.name)
+            if (excess := sum(used.values()) + asked - most) > 0:
+                window = WINDOWS[limit]
+                wait = window.until(used, excess, book.today()) if asked <= most else window.span
+                raise _too_much(limit, f"{most:,} {limit} in {_SPANS[limit]}", wait)
+        if token.concurrent is not None and book.level(under_way) + rows > token.concurrent:
+            raise _too_much("concurrent", f"{token.concurrent:,} rows at once", 1)
+        for limit, most, asked in limits:
+            if most is not None:
+                book.use(limit, token.name, asked)
+        book.shift(under_way, rows)
         try:
             yield
         finally:
-            with self._lock:
-                use.under_way -= rows
+            book.shift(under_way, -rows)
 
 
 ANYBODY = Token(name="anybody", sha256="0" * 64)
 
 
-def _too_much(limit: str, wait: float) -> Problem:
-    seconds: Any = max(1, int(wait + 0.999))
-    return Problem(429, f"this token may ask for {limit}", f"try again in {seconds} s", {"Retry-After": str(seconds)})
+_SPANS = {"rows": "24 hours", "requests": "a minute"}
+
+
+def _too_much(limit: str, most: str, wait: float) -> Problem:
+    seconds = str(max(1, math.ceil(wait)))
+    told, more = {"Retry-After": seconds}, {"limit": limit}
+    return Problem(429, f"this token may ask for {most}", f"try again in {seconds} s", told, more)

@@ -11,7 +11,7 @@ go on from the row where they broke, with the generator that they began with.
 import io
 import os
 import zipfile
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from types import TracebackType
@@ -44,7 +44,8 @@ class Asked(TypedDict, total=False):
         model: the name of a project; may be left out where the endpoint serves one.
         seed: of the dataset that they are rows of; 0 by default.
         start: the number of the first; 0 by default.
-        condition: what all of them show; by default each draws its own, with the frequencies of the training data.
+        condition: what all of them show, or a list of what each shows; by default each draws its own, with the frequencies
+            of the training data.
         where: of a table, by column a value, a list of values, or the least and the most.
         digest: of the generator that they have to be of; by default it is the one that answers first.
     """
@@ -52,7 +53,7 @@ class Asked(TypedDict, total=False):
     model: str | None
     seed: int
     start: int
-    condition: bool | int | str | None
+    condition: bool | int | str | Sequence[bool | int | str | None] | None
     where: Mapping[str, Any] | None
     digest: str | None
 

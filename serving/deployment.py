@@ -116,6 +116,7 @@ def application(projects: Mapping[str, str], spec: ServeSpec, tokens: Sequence[T
     from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, BackpressureConfig
 
     from raygen.serving.endpoint import Endpoint
+    from raygen.serving.ledger import Ledger
 
     with warnings.catch_warnings():
         # The environment variables that are to replace `metrics_interval_s` are not read yet (Ray 2.60).
@@ -149,8 +150,10 @@ def application(projects: Mapping[str, str], spec: ServeSpec, tokens: Sequence[T
         autoscaling_config=scaling,
         ray_actor_options={"num_gpus": spec.gpus},
     )(serve.ingress()(Endpoint))
+    # It computes next to nothing, and must not wait for a CPU that replicas have.
+    counting = serve.deployment(name="ledger", max_ongoing_requests=10_000, ray_actor_options={"num_cpus": 0})(Ledger).bind()
     listed = None if tokens is None else [token.model_dump() for token in tokens]
-    return deployment.bind(dict(projects), listed, spec.max_rows, spec.queue, spec.timeout_s)
+    return deployment.bind(dict(projects), listed, spec.max_rows, spec.queue, spec.timeout_s, counting)
 
 
 def _until_ready(url: str, patience: float) -> None:

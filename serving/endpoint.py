@@ -3,31 +3,47 @@
 import asyncio
 import logging
 import threading
+import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
-from ray import serve
 
 from raygen.datasets.storage import Folder
 from raygen.errors import RaygenError
-from raygen.generators.generator import Ask
 from raygen.jobs.registry import Registry
+from raygen.serving import record
 from raygen.serving.api import Generate, Interpolate
 from raygen.serving.app import app, between
 from raygen.serving.auth import Doorkeeper, Token
+from raygen.serving.book import Book
+from raygen.serving.ledger import Counts, Heard
+from raygen.serving.metrics import Metrics
 from raygen.serving.models import Models, Served
 from raygen.serving.problems import Problem
 from raygen.serving.room import QUEUE, SECONDS, Waits
+from raygen.serving.tiles import Tiles
 
 log = logging.getLogger("raygen.serving")
 
-FEW = 256
-"""Rows of a request up to which it is made together with others."""
 PIECE = 1024
 """Rows of a piece of a larger one: what is held at once."""
 LOOK = 2.0
 """Seconds between looks for a promotion."""
+
+
+class Distant:
+    """The ledger, by a handle of its deployment."""
+
+    def __init__(self, handle: Any) -> None:
+        self.handle = handle
+
+    async def exchange(self, replica: str, own: Counts, heard: Heard | None, totals: bool) -> Heard | None:
+        answer: Heard | None = await self.handle.exchange.remote(replica, own, heard, totals)
+        return answer
+
+    async def leave(self, replica: str, own: Counts) -> None:
+        await self.handle.leave.remote(replica, own)
 
 
 class Endpoint:
@@ -39,6 +55,7 @@ class Endpoint:
         most_rows: of one request.
         queue: requests under way at once.
         timeout_s: seconds without progress that one may take.
+        ledger: the deployment that adds up what all replicas count; None where there is one replica.
     """
 
     def __init__(
@@ -48,20 +65,25 @@ class Endpoint:
         most_rows: int,
         queue: int = QUEUE,
         timeout_s: float = SECONDS,
+        ledger: Any = None,
     ) -> None:
         self.models = Models({name: Registry(Folder(uri)) for name, uri in projects.items()})
-        self.doorkeeper = Doorkeeper(None if tokens is None else [Token(**token) for token in tokens])
+        book = Book(None if ledger is None else Distant(ledger))
+        self.doorkeeper = Doorkeeper(None if tokens is None else [Token(**token) for token in tokens], book)
+        self.metrics = Metrics(book, self.models)
         self.most_rows, self.queue, self.timeout_s = most_rows, queue, timeout_s
         self.waits = Waits()
         self.computing = asyncio.Lock()  # one at a time: each uses all the threads that torch has
         self.turn = asyncio.Lock()  # of who asks for many rows: so that who asks for few waits for one piece, not for theirs
+        self.tiles = Tiles(self.computing, self.metrics.batch)
         self.stop = threading.Event()
         self.models.follow(LOOK, lambda name: log.info("%s: swapped", name), self.stop)
 
     def __serve_build_asgi_app__(self) -> Any:
         return app(
             self.models, self.doorkeeper, self.rows, self.most_rows,
-            queue=self.queue, timeout_s=self.timeout_s, waits=self.waits,
+            queue=self.queue, timeout_s=self.timeout_s, waits=self.waits, few=self.tiles.answer,
+            metrics=self.metrics,
         )  # fmt: skip
 
     def record_autoscaling_stats(self) -> dict[str, float]:
@@ -85,28 +107,15 @@ class Endpoint:
                 table = await asyncio.to_thread(between, served, asked)
             yield table
             return
+        of = record.current()
         for start in range(asked.start, asked.start + asked.rows, PIECE):
             rows = range(start, min(start + PIECE, asked.start + asked.rows))
             try:
-                if asked.rows <= FEW and asked.where is None:
-                    classes = served.generator.classes(rows, asked.seed, asked.condition)
-                    batch = await self.together((served, Ask(rows, asked.seed, classes)))
-                    yield await asyncio.to_thread(served.codec.decode, batch)
-                    continue
+                shown, asks = asked.shown(rows), time.perf_counter()
                 async with self.turn, self.computing:
-                    table = await asyncio.to_thread(served.generator.sample, rows, asked.seed, asked.condition, asked.where)
+                    of.spend("queue", -asks + (began := time.perf_counter()))
+                    table = await asyncio.to_thread(served.generator.sample, rows, asked.seed, shown, asked.where)
+                    of.spend("compute", time.perf_counter() - began)
                 yield table
             except RaygenError as error:
                 raise Problem.of(error) from None
-
-    @serve.batch(max_batch_size=64, batch_wait_timeout_s=0.0)
-    async def together(self, asked: list[tuple[Served, Ask]]) -> list[Any]:
-        """Makes what several ask for; while it does, others gather to be next."""
-        made: list[Any] = [None] * len(asked)
-        async with self.computing:
-            for generator in {id(served.generator): served.generator for served, _ in asked}.values():
-                places = [place for place, (served, _) in enumerate(asked) if served.generator is generator]
-                batches = await asyncio.to_thread(generator.batch, [asked[place][1] for place in places])
-                for place, batch in zip(places, batches, strict=True):
-                    made[place] = batch
-        return made

@@ -15,6 +15,8 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from raygen.errors import RaygenError
+from raygen.serving import record
+from raygen.serving.metrics import Metrics
 from raygen.serving.problems import MEDIA_TYPE, Problem
 
 log = logging.getLogger("raygen.access")
@@ -46,8 +48,8 @@ HEADERS = {
 }
 
 
-def protect(api: FastAPI) -> None:
-    """Put it before an application."""
+def protect(api: FastAPI, metrics: Metrics) -> None:
+    """Put it before an application, whose requests are counted."""
 
     @api.exception_handler(Problem)
     async def problem(request: Request, error: Problem) -> Response:
@@ -72,10 +74,11 @@ def protect(api: FastAPI) -> None:
         log.exception("request %s failed", request.scope.get("raygen.id"))
         return _answer(request, Problem(500, "raygen failed at this; it is in its log", "quote the request_id"))
 
-    api.add_middleware(Guard)
+    api.add_middleware(Guard, metrics=metrics)
 
 
 def _answer(request: Request, problem: Problem) -> Response:
+    record.current().limit = str(problem.more.get("limit", ""))
     document = problem.document(str(request.scope.get("raygen.id", "")))
     return Response(json.dumps(document, default=str), problem.status, dict(problem.headers), MEDIA_TYPE)
 
@@ -83,8 +86,15 @@ def _answer(request: Request, problem: Problem) -> Response:
 class Guard:
     """ASGI middleware: every request gets an id, has to be short, plain and soon there, and is told in the log."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self.app, self.metrics = app, metrics
+        self._routes: set[str] = set()
+
+    def _route(self, scope: Scope) -> str:
+        """The path, where it is one of those there are."""
+        if not self._routes and "app" in scope:
+            self._routes = {path for route in scope["app"].routes if (path := getattr(route, "path", ""))}
+        return scope["path"] if scope["path"] in self._routes else "other"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -93,6 +103,8 @@ class Guard:
         given = _given(scope)
         started, name = time.perf_counter(), given or secrets.token_hex(8)
         scope["raygen.id"] = name
+        of = record.begin()
+        self.metrics.begin()
         said: dict[str, Any] = {"status": 0, "bytes": 0, "first": None}
 
         async def answer(message: Message) -> None:
@@ -119,10 +131,11 @@ class Guard:
             await self.app(scope, _told(body, receive), answer)
         finally:
             seconds = time.perf_counter() - started
+            self.metrics.end(of, self._route(scope), said["status"], seconds)
             log.info("%s", json.dumps({
                 "id": name, "method": scope["method"], "path": scope["path"][:200], "status": said["status"],
                 "bytes": said["bytes"], "first_byte_s": round(said["first"] or seconds, 4), "seconds": round(seconds, 4),
-                "client": (scope.get("client") or ("",))[0],
+                "client": (scope.get("client") or ("",))[0], **of.told,
             }))  # fmt: skip
 
     async def _read(self, receive: Receive) -> tuple[bytes, Problem | None]:

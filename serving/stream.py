@@ -16,6 +16,8 @@ from raygen.serving.transfer import Transfer
 
 ARROW = "application/vnd.apache.arrow.stream"
 _PIECE = 256 * 1024
+LISTED = 1000
+"""Conditions of rows in one request: a request is short."""
 
 
 class Pages:
@@ -40,6 +42,10 @@ class Pages:
             raise RaygenError(f"{rows!r} rows from {self.at!r} on cannot be asked for", "give whole numbers, 1 row or more")
         self.end, self.most, self.digest = self.at + rows, most, given.get("digest")
         self._transfer, self._asked, self._given = transfer, given, "digest" in given
+        condition = given.get("condition")
+        self._shown = None if condition is None or isinstance(condition, str | int) else [*condition]
+        if self._shown is not None and len(self._shown) != rows:
+            raise RaygenError(f"{len(self._shown)} conditions for {rows} rows", "give one value, or one for each row")
 
     def ask(self, accept: str, until: float) -> httpx.Response:
         """The answer with the next of them, begun.
@@ -50,6 +56,9 @@ class Pages:
         """
         rows = min(self.most, self.end - self.at)
         asked = {**self._asked, "start": self.at, "rows": rows}
+        if self._shown is not None:
+            rows = asked["rows"] = min(rows, LISTED)
+            asked["condition"] = self._shown[self.at - self.end : self.at - self.end + rows or None]
         try:
             answer = self._transfer.sent("POST", "/v1/generate", until, asked, accept)
         except Problem as problem:

@@ -34,6 +34,7 @@ def test_the_wheel_built_from_the_sdist_imports_everywhere(tmp_path: Path) -> No
     sources |= {f"raygen/{f.name}" for f in (ROOT / "src" / "raygen").glob("*.py")}
     assert sources <= set(names)
     assert {"raygen/py.typed", *(f"raygen/jobs/report.{kind}" for kind in ("html", "css", "js"))} <= set(names)
+    assert {f"raygen/serving/web/{f.name}" for f in (ROOT / "serving" / "web").iterdir()} <= set(names)
     assert not [name for name in names if name.startswith(("datasets/", "tests/"))]  # no top-level package but raygen
 
     # What raygen depends on is lent from this environment: only raygen itself is what is tested.

@@ -6,15 +6,19 @@ import pytest
 
 from raygen.errors import SpecError
 from raygen.serving import auth
-from raygen.serving.auth import DAY, Doorkeeper, Token
+from raygen.serving.auth import Doorkeeper, Token
+from raygen.serving.book import Book
 from raygen.serving.problems import Problem
 
 ANA, BO = auth.make(), auth.make()
 TOKENS = [Token(name="ana", sha256=ANA[1]), Token(name="bo", sha256=BO[1], rows=100, concurrent=60, requests=3)]
 
 
+DAY = 24 * 3600.0
+
+
 class Clock:
-    now = 1000.0
+    now = 1200.0  # a slice of ten minutes begins
 
     def __call__(self) -> float:
         return self.now
@@ -57,18 +61,46 @@ def test_without_tokens_everybody_may_ask() -> None:
 
 def test_rows_of_a_day() -> None:
     clock = Clock()
-    keeper, bo = Doorkeeper(TOKENS, clock), TOKENS[1]
+    keeper, bo = Doorkeeper(TOKENS, Book(today=clock)), TOKENS[1]
     with keeper.admitted(bo, 60):
         pass
     clock.now += 3600
     with pytest.raises(Problem) as raised, keeper.admitted(bo, 41):
         pass
-    assert (raised.value.status, raised.value.headers["Retry-After"]) == (429, str(int(DAY - 3600)))
+    assert (raised.value.status, raised.value.headers["Retry-After"]) == (429, str(int(DAY - 3600 + 600)))
+    assert raised.value.more == {"limit": "rows"}
     with keeper.admitted(bo, 40):
         pass
-    clock.now += DAY - 3599
+    clock.now += DAY - 3600 + 599
+    with pytest.raises(Problem), keeper.admitted(bo, 1):
+        pass
+    clock.now += 1
     with keeper.admitted(bo, 60):
         pass
+
+
+def test_rows_come_back_when_enough_of_them_are_a_day_old() -> None:
+    clock = Clock()
+    token = Token(name="bo", sha256=BO[1], rows=100)
+    keeper = Doorkeeper([token], Book(today=clock))
+    for rows in (10, 50, 40):
+        with keeper.admitted(token, rows):
+            clock.now += 3600
+    for rows, hours in ((10, 0), (11, 1), (60, 1), (61, 2), (100, 2)):
+        with pytest.raises(Problem) as raised, keeper.admitted(token, rows):
+            pass
+        assert raised.value.headers["Retry-After"] == str(int(DAY - 3 * 3600 + hours * 3600 + 600))
+
+
+def test_what_is_kept_of_a_token_is_bounded() -> None:
+    clock = Clock()
+    token = Token(name="bo", sha256=BO[1], rows=10**9, requests=10**6)
+    keeper = Doorkeeper([token], Book(today=clock))
+    for _ in range(5000):
+        with keeper.admitted(token, 1):
+            clock.now += 60
+    assert len(keeper.book.used("rows", "bo")) <= 146
+    assert sum(map(len, keeper.book.own().uses.values())) <= 146 + 61
 
 
 def test_rows_at_once() -> None:
@@ -91,14 +123,14 @@ def test_what_failed_is_under_way_no_more() -> None:
 
 def test_requests_in_a_minute() -> None:
     clock = Clock()
-    keeper, bo = Doorkeeper(TOKENS, clock), TOKENS[1]
+    keeper, bo = Doorkeeper(TOKENS, Book(today=clock)), TOKENS[1]
     for _ in range(3):
         with keeper.admitted(bo, 1):
             clock.now += 10
     with pytest.raises(Problem) as raised, keeper.admitted(bo, 1):
         pass
-    assert (raised.value.status, raised.value.headers["Retry-After"]) == (429, "30")
-    clock.now += 30
+    assert (raised.value.status, raised.value.headers["Retry-After"]) == (429, "31")
+    clock.now += 31
     with keeper.admitted(bo, 1):
         pass
 

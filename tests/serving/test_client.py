@@ -20,7 +20,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 import raygen
 from raygen.datasets.storage import Folder
-from raygen.serving import auth
+from raygen.serving import auth, stream
 from raygen.serving import client as module
 from raygen.serving.auth import Token
 from raygen.serving.models import Models
@@ -87,6 +87,12 @@ def test_rows_are_those_of_the_generator(client: raygen.Client, models: Models) 
     young = client.generate(50, model="adult", where={"age": [18, 25], "income": np.array([">50K"])[0]})
     assert set(young["income"].to_pylist()) == {">50K"}
     assert 18 <= min(young["age"].to_pylist()) <= max(young["age"].to_pylist()) <= 25
+
+
+def test_a_condition_for_each_row(client: raygen.Client, models: Models) -> None:
+    shown = [(3, 7, 0)[row % 3] for row in range(stream.LISTED + 100)]  # more than one request has
+    wanted = models.find("digits").generator.sample(range(7, 7 + len(shown)), 5, shown)
+    assert client.generate(len(shown), **ASKED, condition=shown).equals(wanted)
 
 
 def test_what_is_served(client: raygen.Client, models: Models) -> None:
@@ -290,7 +296,17 @@ def test_what_is_no_endpoint(url: str, options: dict[str, object]) -> None:
 
 
 @pytest.mark.parametrize(
-    "asked", [{"rows": 0}, {"rows": True}, {"rows": 1.0}, {"seed": -1}, {"start": "a"}, {"seeds": 1}, {"where": {"a": {1}}}]
+    "asked",
+    [
+        {"rows": 0},
+        {"rows": True},
+        {"rows": 1.0},
+        {"seed": -1},
+        {"start": "a"},
+        {"seeds": 1},
+        {"where": {"a": {1}}},
+        {"condition": [7, 7]},
+    ],
 )
 def test_what_cannot_be_asked(client: raygen.Client, asked: dict[str, object]) -> None:
     with pytest.raises(raygen.RaygenError):

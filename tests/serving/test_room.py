@@ -8,6 +8,9 @@ from fastapi import FastAPI
 
 from raygen.serving import guard
 from raygen.serving.app import Streamed
+from raygen.serving.book import Book
+from raygen.serving.metrics import Metrics
+from raygen.serving.models import Models
 from raygen.serving.room import Room
 
 
@@ -43,7 +46,7 @@ class Scene:
             return "ok"
 
         api.add_middleware(Room, most=2, seconds=seconds)
-        guard.protect(api)
+        guard.protect(api, Metrics(Book(), Models({})))
         self.api = api
 
     async def ask(self, path: str, taken: asyncio.Event | None = None) -> tuple[int, dict[str, str], bytes]:

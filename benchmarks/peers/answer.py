@@ -1,0 +1,25 @@
+"""What every server of benchmarks/serve.py answers a batch of questions, by the best that raygen has for it."""
+
+from typing import Any
+
+import numpy as np
+import sample
+import torch
+
+from raygen.generators.generator import Ask, Generator
+from raygen.serving import answers
+
+
+def generator() -> Generator:
+    torch.manual_seed(0)
+    return sample.generator()
+
+
+def answered(made: Generator, kind: str, asked: list[dict[str, Any]]) -> list[bytes]:
+    asks = []
+    for one in asked:
+        rows = range(one["start"], one["start"] + one["rows"])
+        asks.append(Ask(rows, one["seed"], made.classes(rows, one["seed"], one["condition"])))
+    batches = made.batch(asks)
+    table = made.codec.decode({name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]})
+    return [answers.whole(kind, made.codec, table.slice(place, 1)) for place in range(len(asked))]

@@ -1,0 +1,39 @@
+"""LitServe for benchmarks/serve.py: python benchmarks/peers/litserver.py MEDIA_TYPE PORT"""
+
+import os
+import sys
+from typing import Any
+
+import litserve
+from answer import answered, generator
+from starlette.responses import Response
+
+
+class Api(litserve.LitAPI):
+    def setup(self, device: str) -> None:
+        self.made = generator()
+
+    def batch(self, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return inputs
+
+    def predict(self, x: list[dict[str, Any]]) -> list[bytes]:
+        return answered(self.made, sys.argv[1], x)
+
+    def unbatch(self, output: list[bytes]) -> list[bytes]:
+        return output
+
+    def encode_response(self, output: bytes) -> Response:
+        return Response(output, media_type=sys.argv[1])
+
+
+if __name__ == "__main__":
+    api = Api(max_batch_size=64, batch_timeout=float(os.environ.get("TIMEOUT", "0.01")), api_path="/v1/generate")
+    server = litserve.LitServer(
+        api,
+        accelerator="cpu",
+        workers_per_device=int(os.environ.get("WORKERS", "1")),
+        fast_queue=os.environ.get("FAST", "1") == "1",
+        disable_openapi_url=True,
+    )
+    server.run(host="127.0.0.1", port=int(sys.argv[2]), num_api_servers=int(os.environ.get("APIS", "1")),
+               log_level="warning",               generate_client_file=False)  # fmt: skip

@@ -1,0 +1,121 @@
+"""Few rows for each of several who ask, made together: in one tile, by one thread, to the bytes of each answer."""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from raygen.errors import RaygenError
+from raygen.generators.generator import Ask
+from raygen.serving import answers, record
+from raygen.serving.api import Generate
+from raygen.serving.models import Served
+from raygen.serving.problems import Problem
+
+MOST = 256
+"""Rows that are made together."""
+
+
+class Answer(NamedTuple):
+    """The bytes of an answer, and the seconds until it was its turn, until the rows were there, and until the bytes were."""
+
+    content: bytes
+    waited: float
+    computed: float
+    encoded: float
+
+
+class _Asked(NamedTuple):
+    served: Served
+    ask: Ask
+    kind: str
+    since: float
+    answer: "asyncio.Future[Answer]"
+
+
+class Tiles:
+    """Makes what is asked for in a thread; while it does, others gather to be next.
+
+    Args:
+        computing: held while rows are made.
+        told: of every tile the model, how many rows it had, and how many it has room for.
+    """
+
+    def __init__(self, computing: asyncio.Lock, told: Callable[[str, int, int], None]) -> None:
+        self._computing, self._told = computing, told
+        self._waiting: list[_Asked] = []
+        self._work: asyncio.Task[None] | None = None
+
+    async def answer(self, served: Served, asked: Generate, kind: str) -> bytes:
+        """The whole answer to who asks for at most `MOST` rows, and for none by ``where``.
+
+        Args:
+            kind: one of `answers.MEDIA_TYPES`.
+
+        Raises:
+            Problem: 422; there are no such rows.
+        """
+        rows = range(asked.start, asked.start + asked.rows)
+        try:
+            ask = Ask(rows, asked.seed, served.generator.classes(rows, asked.seed, asked.shown(rows)))
+        except RaygenError as error:
+            raise Problem.of(error) from None
+        loop = asyncio.get_running_loop()
+        one = _Asked(served, ask, kind, time.perf_counter(), loop.create_future())
+        self._waiting.append(one)
+        if self._work is None:
+            self._work = loop.create_task(self._worked())
+        made = await one.answer
+        of = record.current()
+        of.spend("queue", made.waited)
+        of.spend("compute", made.computed)
+        of.spend("batch", made.encoded)
+        return made.content
+
+    async def _worked(self) -> None:
+        """Until nobody waits."""
+        while self._waiting:
+            async with self._computing:
+                taken = self._taken()
+                try:
+                    made: Sequence[Answer] = await asyncio.to_thread(_made, taken) if taken else []
+                except Exception as error:
+                    for one in taken:
+                        if not one.answer.done():
+                            one.answer.set_exception(error)
+                    continue
+            if taken:
+                self._told(taken[0].served.name, sum(len(one.ask.rows) for one in taken), taken[0].served.generator.tile)
+            for one, answer in zip(taken, made, strict=True):
+                if not one.answer.done():  # who asked may have gone meanwhile
+                    one.answer.set_result(answer)
+        self._work = None
+
+    def _taken(self) -> list[_Asked]:
+        """Of those who wait and have not gone, the first, and who asks the same generator, as long as there is room."""
+        waiting = [one for one in self._waiting if not one.answer.done()]
+        taken: list[_Asked] = []
+        self._waiting, rows = [], 0
+        for one in waiting:
+            rows += len(one.ask.rows)
+            fits = rows <= MOST and one.served.generator is waiting[0].served.generator
+            (taken if fits else self._waiting).append(one)
+        return taken
+
+
+def _made(taken: Sequence[_Asked]) -> list[Answer]:
+    served, began = taken[0].served, time.perf_counter()
+    batches = served.generator.batch([one.ask for one in taken])
+    computed = time.perf_counter()
+    table = served.codec.decode({name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]})
+    contents, start = [], 0
+    for one in taken:
+        contents.append(answers.whole(one.kind, served.codec, table.slice(start, len(one.ask.rows))))
+        start += len(one.ask.rows)
+    encoded = time.perf_counter()
+    return [
+        Answer(content, began - one.since, computed - began, encoded - computed)
+        for one, content in zip(taken, contents, strict=True)
+    ]
