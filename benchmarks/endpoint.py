@@ -5,12 +5,13 @@
 - *kills*: a replica is killed (SIGKILL) every 10 s, HAProxy once, and another generator becomes current ten times. Half of
   those who ask are plain HTTP clients, whose failures are counted; half are ``raygen.Client``, who see none;
 - *overload*: one client, then as much as there is room for, then ten times as much without regard for what is answered, then
-  one client again.
+  one client again;
+- *slow*: hundreds who never finish asking, or never read what they are answered, while one client asks as usual.
 
 Every answer is compared with the rows of the generator that its header names. The ratio is that of the cases in which all
 was as it should be.
 
-    python benchmarks/endpoint.py [--cases scaling latency kills overload] [--seconds 120] [--port 8000]
+    python benchmarks/endpoint.py [--cases scaling latency kills overload slow] [--seconds 120] [--port 8000]
 """
 
 import argparse
@@ -19,6 +20,7 @@ import json
 import os
 import random
 import signal
+import socket
 import tempfile
 import threading
 import time
@@ -300,11 +302,44 @@ def overload(folder: Path, port: int, seconds: float) -> bool:
         return only and bool(over.taken) and recovered <= RECOVERED and most < 1.2 * held + 50
 
 
+def slow(folder: Path, port: int, seconds: float) -> bool:
+    """Five hundred who never finish asking, and a hundred who never read their million rows, while one asks as usual."""
+    half = b"POST /v1/generate HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 99\r\n\r\n{"
+    body = json.dumps({"rows": 1_000_000, "seed": SEED}).encode()
+    head = f"POST /v1/generate HTTP/1.1\r\nHost: x\r\nAccept: {ARROW}\r\nContent-Type: application/json\r\n"
+    whole = f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+    options = {"replicas": {"min": 1, "max": 1}, "timeout_s": 10}
+    with endpoint(folder, port, 2, **options) as (project, url), contextlib.ExitStack() as stack:
+        asked, processes = Asked(project, url), Processes()
+        with asked.by(1, lambda asked, draw: void(plainly(asked, draw))):
+            time.sleep(seconds / 12)
+            say(f"before: {asked.percentiles()}; {processes.memory():.0f} MB")
+            began = time.monotonic()
+            unread = [stack.enter_context(socket.create_connection(("127.0.0.1", port))) for _ in range(100)]
+            unsent = [stack.enter_context(socket.create_connection(("127.0.0.1", port))) for _ in range(500)]
+            for connections, said in ((unread, whole), (unsent, half)):
+                for connection in connections:
+                    connection.sendall(said)
+            time.sleep(seconds / 12)
+            say(f"meanwhile: {asked.percentiles(began)}; {processes.memory():.0f} MB")
+            told = 0
+            for connection in unsent:
+                connection.settimeout(30)
+                told += connection.recv(100).startswith(b"HTTP/1.1 408 ")
+            say(f"{told} of 500 told 408, after {time.monotonic() - began:.0f} s; failed: {dict(asked.failed)}")
+            time.sleep(max(0.0, 30 - (time.monotonic() - began)))
+            after = time.monotonic()
+            time.sleep(seconds / 12)
+            say(f"after: {asked.percentiles(after)}; {processes.memory():.0f} MB")
+        return not asked.failed and not asked.wrong and told == 500
+
+
 CASES: dict[str, Callable[..., bool]] = {
     "scaling": partial(scaling, target=16),
     "latency": partial(scaling, target=256, latency_s=0.1),
     "kills": kills,
     "overload": overload,
+    "slow": slow,
 }
 
 
