@@ -218,8 +218,11 @@ class Doorkeeper:
         """While its rows are under way.
 
         Raises:
-            Problem: 429; it has asked for too much, with ``Retry-After``.
+            Problem: 429; it has asked for too much, with ``Retry-After``; 422; it asks for what it never may at once.
         """
+        if token.concurrent is not None and rows > token.concurrent:
+            what, hint = f"this token may ask for {token.concurrent:,} rows at once", "ask for fewer, by start"
+            raise Problem(422, what, hint, more={"limit": "concurrent", "most": token.concurrent})
         book, under_way = self.book, (UNDER_WAY, token.name)
         limits = [("requests", token.requests, 1), ("rows", token.rows, rows)]
         for limit, most, asked in limits:

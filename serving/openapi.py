@@ -33,7 +33,7 @@ PROBLEMS = {
     422: ("Not what can be asked", Problem(422, "rows: Input should be greater than or equal to 1")),
     429: (
         "More than this token may ask for",
-        Problem(429, "this token may ask for 100 rows at once", "try again in 1 s"),
+        Problem(429, "this token may ask for 100 rows in 24 hours", "try again in 3600 s"),
     ),
     431: ("Too long", Problem(431, "the headers have more than 32,768 bytes", "send fewer")),
     500: ("raygen failed", Problem(500, "raygen failed at this; it is in its log", "quote the request_id")),

@@ -269,6 +269,13 @@ def passed(source: socket.socket, target: socket.socket) -> None:
     target.shutdown(socket.SHUT_WR)
 
 
+def test_a_token_that_may_have_few_rows_at_once(models: Models) -> None:
+    token, sha256 = auth.make()
+    api = endpoints.api(models, [Token(name="ana", sha256=sha256, concurrent=500)])
+    with endpoints.served(api) as port, raygen.Client(f"http://127.0.0.1:{port}", token=token, timeout=20) as client:
+        assert client.generate(1001, **ASKED).equals(rows(models, 1001))
+
+
 def test_tokens(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
     token, sha256 = auth.make()
     with endpoints.served(endpoints.api(models, [Token(name="ana", sha256=sha256)])) as port:
