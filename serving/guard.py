@@ -6,6 +6,7 @@ import logging
 import re
 import secrets
 import time
+from datetime import UTC, datetime
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -132,11 +133,13 @@ class Guard:
         finally:
             seconds = time.perf_counter() - started
             self.metrics.end(of, self._route(scope), said["status"], seconds)
-            log.info("%s", json.dumps({
-                "id": name, "method": scope["method"], "path": scope["path"][:200], "status": said["status"],
-                "bytes": said["bytes"], "first_byte_s": round(said["first"] or seconds, 4), "seconds": round(seconds, 4),
-                "client": (scope.get("client") or ("",))[0], **of.told,
-            }))  # fmt: skip
+            if log.isEnabledFor(logging.INFO):
+                log.info("%s", json.dumps({
+                    "at": datetime.now(UTC).isoformat(timespec="milliseconds"), "id": name, "method": scope["method"],
+                    "path": scope["path"][:200], "status": said["status"], "bytes": said["bytes"],
+                    "first_byte_s": round(said["first"] or seconds, 4), "seconds": round(seconds, 4),
+                    "client": (scope.get("client") or ("",))[0], **of.told,
+                }))  # fmt: skip
 
     async def _read(self, receive: Receive) -> tuple[bytes, Problem | None]:
         """The whole body, or why not."""
