@@ -210,14 +210,9 @@ def _refusal(scope: Scope, asked: bool) -> Problem | None:
 def _unfit(body: bytes) -> Problem | None:
     """Why a request is no JSON that means one thing to everybody (RFC 7493, I-JSON)."""
     try:
-        text = body.decode()
-        said = json.loads(text, object_pairs_hook=_members, parse_constant=_number, parse_float=_number)
-        if "\\ud" in text.lower():
-            json.dumps(said, ensure_ascii=False).encode()
+        json.loads(body.decode(), object_pairs_hook=_members, parse_constant=_number, parse_float=_number)
     except UnicodeDecodeError:
         why = "it is not UTF-8"
-    except UnicodeEncodeError:
-        why = "it has half a character (a lone surrogate)"
     except RecursionError:
         why = "it is nested too deeply"
     except json.JSONDecodeError as error:

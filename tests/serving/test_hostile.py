@@ -5,6 +5,7 @@ import gzip
 import http.client
 import json
 import logging
+import re
 import socket
 import threading
 import time
@@ -99,7 +100,7 @@ NO_QUESTIONS = [
     b'{"model": "digits", "rows": 1e400}', asked(rows=2**70), asked(rows=-1), asked(rows=0), asked(rows=1.5),
     asked(rows="1"), asked(rows=True), asked(rows=None), asked(rows=[1]), asked(rows={"a": 1}),
     b'{"model": "digits", "rows": NaN}', b'{"model": "digits", "where": {"a": Infinity}}',
-    b'{"model": "digits", "where": {"a": -1e999}}', b'{"model": "digits", "seed": 1e0}',
+    b'{"model": "adult", "where": {"age": [18, 1e999]}}', b'{"model": "digits", "seed": 1e0}',
     b'{"model": "digits", "rows": ' + b"1" * 4301 + b"}", b'{"model": "digits", "condition": ' + b"9" * 4300 + b"}",
     b'{"model": "digits", "rows": 1, "rows": 1}', b'{"model": "digits", "where": {"a": {"b": 1, "b": 2}}}',
     b"[" * 60_000, b'{"a":' * 12_000, b'{"where": ' + b"[" * 900 + b"]" * 900 + b"}",
@@ -280,18 +281,11 @@ def test_who_hangs_up_midway(place: Place, part: bytes) -> None:
 
 def test_what_follows_a_body_is_another_request(place: Place) -> None:
     """Two requests in one piece are two; what is beyond a body is none of it."""
-    second = get("/v1/models", headers="")  # without a token: not answered as the one before
+    second = get("/v1/models", headers="connection: close\r\n")  # without a token: not answered as the one before
     with socket.create_connection((endpoints.LOOPBACK, place.port), timeout=20) as line:
         line.sendall(post(BODY) + second)
-        statuses = []
-        for _ in range(2):
-            answer = http.client.HTTPResponse(line)
-            answer.begin()
-            statuses.append(answer.status)
-            if answer.status == 200:
-                whole = answer.read()
-                assert len(json.loads(whole)["rows"]) == 1
-    assert statuses == [200, 401]
+        both = b"".join(iter(lambda: line.recv(65536), b""))
+    assert re.findall(rb"HTTP/1.1 (\d+)", both) == [b"200", b"401"]
     place.check(None)
 
 
