@@ -2,8 +2,8 @@
 
 - *scaling*: 1 client, then 64, then 1 again, none of which tries again: how many replicas there are, how long answers take;
 - *latency*: the same, where not the requests under way but the time that answers take decides how many replicas there are;
-- *kills*: a replica is killed (SIGKILL) every 10 s, HAProxy once, and another generator becomes current ten times. Half of
-  those who ask are plain HTTP clients, whose failures are counted; half are ``raygen.Client``, who see none;
+- *kills*: a replica is killed (SIGKILL) every 10 s, HAProxy and the ledger once, and another generator becomes current ten
+  times. Half of those who ask are plain HTTP clients, whose failures are counted; half are ``raygen.Client``, who see none;
 - *overload*: one client, then as much as there is room for, then ten times as much without regard for what is answered, then
   one client again;
 - *slow*: hundreds who never finish asking, or never read what they are answered, while one client asks as usual.
@@ -49,6 +49,7 @@ from raygen.spec import CategoryField, ImageField, ServeSpec
 
 SEED, ROWS, MOST = 3, 4096, 4
 ARROW = "application/vnd.apache.arrow.stream"
+REPLICA, LEDGER = "ray::ServeReplica:raygen:raygen", "ray::ServeReplica:raygen:ledger"
 RECOVERED = 5.0
 """Seconds after an overload in which who asks has to be answered as before."""
 
@@ -179,7 +180,7 @@ class Processes:
         return found
 
     def replicas(self) -> list[psutil.Process]:
-        return self.named("ray::ServeReplica")
+        return self.named(REPLICA)
 
     def memory(self) -> float:
         """MB that its replicas and proxies hold."""
@@ -244,7 +245,7 @@ def kills(folder: Path, port: int, seconds: float) -> bool:
     """Two replicas, of which one is killed every ten seconds."""
     with endpoint(folder, port, 4, replicas={"min": 2, "max": 2}) as (project, url):
         plain, clients, processes, draw = Asked(project, url), Asked(project, url), Processes(), random.Random(0)
-        killed, swapped, proxies = 0, 0, 0
+        killed, swapped, proxies, ledgers = 0, 0, 0, 0
         began = time.monotonic()
         with plain.by(8, lambda asked, draw: void(plainly(asked, draw))), clients.by(8, by_client):
             while (now := time.monotonic() - began) < seconds:
@@ -254,12 +255,16 @@ def kills(folder: Path, port: int, seconds: float) -> bool:
                 if now > (swapped + 1) * seconds / 11:
                     project.swap()
                     swapped += 1
+                if now > seconds / 4 and not ledgers:
+                    for process in processes.named(LEDGER):
+                        process.send_signal(signal.SIGKILL)
+                        ledgers += 1
                 if now > seconds / 2 and not proxies:
                     for process in processes.named("/haproxy"):
                         process.send_signal(signal.SIGKILL)
                         proxies += 1
                 time.sleep(0.1)
-        say(f"{killed} replicas killed, HAProxy killed, {swapped} times another generator")
+        say(f"{killed} replicas killed, HAProxy and the ledger once, {swapped} times another generator")
         say(f"plain HTTP: {plain.percentiles()}; failed: {dict(plain.failed)}; wrong: {plain.wrong}")
         say(f"raygen.Client: {clients.percentiles()}; failed: {dict(clients.failed)}; wrong: {clients.wrong}")
         return not clients.failed and not clients.wrong and not plain.wrong and bool(clients.taken) and bool(plain.taken)

@@ -7,6 +7,7 @@ import math
 import re
 import secrets
 import time
+from datetime import UTC, datetime
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -134,13 +135,14 @@ class Guard:
             await _answer(Request(scope), problem)(scope, receive, answer)
         finally:
             seconds = time.perf_counter() - started
-            route = scope["path"] if self._methods(scope) else "other"
-            self.metrics.end(of, route, said["status"], seconds)
-            log.info("%s", json.dumps({
-                "id": name, "method": scope["method"], "path": scope["path"][:200], "status": said["status"],
-                "bytes": said["bytes"], "first_byte_s": round(said["first"] or seconds, 4), "seconds": round(seconds, 4),
-                "client": (scope.get("client") or ("",))[0], **of.told,
-            }))  # fmt: skip
+            self.metrics.end(of, scope["path"] if self._methods(scope) else "other", said["status"], seconds)
+            if log.isEnabledFor(logging.INFO):
+                log.info("%s", json.dumps({
+                    "at": datetime.now(UTC).isoformat(timespec="milliseconds"), "id": name, "method": scope["method"],
+                    "path": scope["path"][:200], "status": said["status"], "bytes": said["bytes"],
+                    "first_byte_s": round(said["first"] or seconds, 4), "seconds": round(seconds, 4),
+                    "client": (scope.get("client") or ("",))[0], **of.told,
+                }))  # fmt: skip
 
     async def _read(self, receive: Receive) -> tuple[bytes, Problem | None]:
         """The whole body, or why not."""

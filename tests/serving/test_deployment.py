@@ -30,6 +30,7 @@ from test_app import generator, promoted
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="HAProxy comes for Linux")]
 ROOM = 3
+REPLICA = "ray::ServeReplica:raygen:raygen"
 SERVE = {"replicas": {"min": 0, "max": 1, "down_s": 4}, "target": 2, "queue": ROOM, "timeout_s": 30}
 
 
@@ -107,7 +108,7 @@ def test_one_name_for_a_request(endpoint: Endpoint) -> None:
 
 
 def test_http_is_answered_on_loopback_only(endpoint: Endpoint) -> None:
-    speaking = {"haproxy": 0, "ray::ServeReplica": 0, "ray::ProxyActor": 0}
+    speaking = {"haproxy": 0, REPLICA: 0, "ray::ProxyActor": 0}
     for name in speaking:
         for process in endpoint.processes(name):
             for connection in process.net_connections("tcp"):
@@ -146,17 +147,17 @@ def test_a_promotion_reaches_the_replica(endpoint: Endpoint) -> None:
 
 
 def test_a_replica_that_is_killed_while_many_ask(endpoint: Endpoint) -> None:
-    (replica,) = endpoint.processes("ray::ServeReplica")
+    (replica,) = endpoint.processes(REPLICA)
     with ThreadPoolExecutor(ROOM - 1) as pool:
         before = [pool.submit(endpoint.ask, 3, start=0) for _ in range(20)]
         replica.send_signal(signal.SIGKILL)
         after = [pool.submit(endpoint.ask, 3, start=0) for _ in range(20)]
         assert all(right(asked.result(), generator(1)) for asked in before + after)  # HAProxy asked another one
-    assert replica not in endpoint.processes("ray::ServeReplica")
+    assert replica not in endpoint.processes(REPLICA)
 
 
 def test_nobody_asks_and_then_somebody_does(endpoint: Endpoint) -> None:
-    endpoint.until(60, lambda: not endpoint.processes("ray::ServeReplica"))
+    endpoint.until(60, lambda: not endpoint.processes(REPLICA))
     assert right(endpoint.ask(), generator(1))
 
 
