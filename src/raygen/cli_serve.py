@@ -81,13 +81,14 @@ def token(
     rows: Annotated[int | None, typer.Option("--rows", min=1, help="It may ask for in 24 hours.")] = None,
     concurrent: Annotated[int | None, typer.Option("--concurrent", min=1, help="Rows under way at once.")] = None,
     requests: Annotated[int | None, typer.Option("--requests", min=1, help="Requests in a minute.")] = None,
+    expires: Annotated[str | None, typer.Option("--expires", metavar="DATE", help="From when on it is not good.")] = None,
     debug: Debug = False,
 ) -> None:
     """Make a token for whoever is to ask an endpoint. It is printed once; the list has only its SHA-256."""
     with errors(debug):
         from raygen.serving import auth
 
-        secret, entry = auth.issue(name, rows=rows, concurrent=concurrent, requests=requests)
+        secret, entry = auth.issue(name, rows=rows, concurrent=concurrent, requests=requests, expires=expires)
         if file is None:
             typer.echo("add this line to the list of tokens, and give the token to whoever it is for:", err=True)
             typer.echo(entry, err=True)
