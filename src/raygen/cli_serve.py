@@ -1,5 +1,6 @@
 """The commands ``raygen serve``, an endpoint, and ``raygen token``, for whoever may ask it."""
 
+import importlib.util
 import ipaddress
 import os
 import signal
@@ -52,6 +53,7 @@ def serve(
             print(dump(served.config(host, port, tokens, insecure)), end="")
             return
         known = None if insecure else auth.known(tokens)
+        _require("fastapi", "prometheus_client")
         deployment.check_free(host, port)
         served.check()
         for name, digest in served.digests.items():
@@ -96,6 +98,12 @@ def token(
             auth.add(file, entry)
             typer.echo(f"added {name} to {file}; the token, which is nowhere else:", err=True)
         print(secret)
+
+
+def _require(*packages: str) -> None:
+    for package in packages:
+        if importlib.util.find_spec(package) is None:
+            raise RaygenError(f"raygen serve needs the package {package}", "pip install 'raygen[serve]'")
 
 
 def _check_who_is_let_in(host: str, insecure: bool, tokens: Path | None) -> None:
