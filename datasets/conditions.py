@@ -177,7 +177,7 @@ def _span(name: str, value: Any, kind: pa.DataType) -> tuple[Any, Any]:
         with np.errstate(over="ignore"):
             near = float(np.float64(str(value)).astype(kind.to_pandas_dtype()))
         number = near if math.isfinite(near) else value  # beyond the type: no value of it is equal
-    elif math.isfinite(value):
+    elif isinstance(value, int) or math.isfinite(value):  # an integer may be more than a float can be
         number = Fraction(str(value)) * Fraction(10) ** (kind.scale if at.is_decimal(kind) else 0)
     return number, number
 

@@ -191,3 +191,34 @@ class Model(BaseModel):
 class Models(BaseModel):
     object: Literal["list"] = "list"
     data: list[Model]
+
+
+class Rows(BaseModel):
+    """Rows as JSON: each a member by column; pictures are data URIs, and what JSON has no word for is text or null."""
+
+    rows: list[dict[str, Any]]
+
+
+class Wrong(BaseModel):
+    """Where in what was asked something is wrong, and what."""
+
+    where: str
+    what: str
+
+
+class ProblemDetails(BaseModel):
+    """Why a request is not answered as it wished (RFC 9457).
+
+    Attributes:
+        title: of the status.
+        detail: what was wrong, and where; and ``hint``, what to do about it.
+        request_id: by which the endpoint's log tells more.
+    """
+
+    type: Literal["about:blank"]
+    title: str
+    status: Annotated[int, Field(ge=400, lt=600)]
+    detail: str
+    hint: str | None = None
+    errors: list[Wrong] | None = None
+    request_id: str

@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from starlette.types import Receive, Scope, Send
 
 from raygen.errors import RaygenError
-from raygen.serving import answers, guard, page, record, tiles
+from raygen.serving import answers, guard, openapi, page, record, tiles
 from raygen.serving.answers import PNG, Writer
 from raygen.serving.api import Generate, GeneratedImages, Image, Images, Interpolate
 from raygen.serving.api import Models as ModelList
@@ -27,7 +27,7 @@ from raygen.serving.auth import Doorkeeper, Token
 from raygen.serving.metrics import MEDIA_TYPE as MEASURED
 from raygen.serving.metrics import Metrics
 from raygen.serving.models import Models, Served
-from raygen.serving.problems import MEDIA_TYPE, Problem
+from raygen.serving.problems import Problem
 from raygen.serving.room import QUEUE, SECONDS, Room, Waits
 
 Make = Callable[[Served, Generate | Interpolate], AsyncIterator[pa.Table]]
@@ -63,11 +63,14 @@ def app(
     api = FastAPI(
         title="raygen",
         version="1",
-        docs_url=None,
-        redoc_url=None,
         description="Rows of published generators.",
+        docs_url=None,  # which would have scripts from elsewhere
+        redoc_url=None,
+        redirect_slashes=False,
         lifespan=lambda _: doorkeeper.book.shared(),
+        generate_unique_id_function=lambda route: route.name,
     )
+    setattr(api, "openapi", lambda: openapi.document(api))  # noqa: B010 - as FastAPI's own manual does
     api.add_middleware(Room, most=queue, seconds=timeout_s, waits=waits)
     counts = metrics or Metrics(doorkeeper.book, models)
     guard.protect(api, counts)
@@ -81,9 +84,10 @@ def app(
         record.current().asks(token.name, served.name, served.digest, asked)
         return partial(counts.rows, served.name, token.name)
 
+    Accept = Annotated[str | None, Header(include_in_schema=False)]  # noqa: N806 - as OpenAPI wants it: the answers say it
     Who = Annotated[Token, Depends(admitted)]  # noqa: N806 - a type
 
-    @api.get("/healthz")
+    @api.get("/healthz", responses=openapi.HEALTH)
     async def healthz() -> dict[str, str]:
         """That rows can be made: there is nobody to answer before every generator has made some."""
         return {"status": "ok"}
@@ -93,12 +97,12 @@ def app(
         """How the whole endpoint is doing, all replicas together, for Prometheus."""
         return Response(await counts.text(), media_type=MEASURED)
 
-    @api.get("/v1/models")
+    @api.get("/v1/models", responses=openapi.MODELS)
     async def list_models(token: Who) -> ModelList:
         """What is served, and how good it is."""
         return ModelList(data=[served.about for served in models])
 
-    async def generate(asked: Generate, token: Who, accept: Annotated[str | None, Header()] = None) -> Response:
+    async def generate(asked: Generate, token: Who, accept: Accept = None) -> Response:
         """Rows by their numbers, in the type that ``Accept`` likes best."""
         served = models.find(asked.model, asked.digest)
         kind = answers.media_type(accept, not served.codec.is_table)
@@ -128,8 +132,8 @@ def app(
 
     api.router.routes.append(_Direct("/v1/generate", generate, generated))
 
-    @api.post("/v1/interpolate", response_class=Response, responses=_ROWS)
-    async def interpolate(asked: Interpolate, token: Who, accept: Annotated[str | None, Header()] = None) -> Response:
+    @api.post("/v1/interpolate", response_class=Response, responses=openapi.BETWEEN)
+    async def interpolate(asked: Interpolate, token: Who, accept: Accept = None) -> Response:
         """What is between two rows, in the type that ``Accept`` likes best."""
         served = models.find(asked.model, asked.digest)
         kind = answers.media_type(accept, not served.codec.is_table)
@@ -139,7 +143,7 @@ def app(
         data = b"".join([piece async for piece in pieces])
         return Response(data, media_type=kind, headers={"raygen-digest": served.digest})
 
-    @api.post("/v1/images/generations")
+    @api.post("/v1/images/generations", responses=openapi.IMAGES)
     async def generations(asked: Images, token: Who, response: Response) -> GeneratedImages:
         """Pictures, in the shape of OpenAI's API."""
         served = models.find(asked.model)
@@ -149,13 +153,14 @@ def app(
         if asked.size not in ("auto", size := f"{image.width}x{image.height}"):
             raise Problem(422, f"pictures of {asked.size} are asked for, and there are {size}", "ask for auto")
         seed = random.SystemRandom().randrange(2**53) if asked.seed is None else asked.seed
-        rows = Generate(model=served.name, rows=asked.n, seed=seed, condition=_prompted(asked.prompt, served))
+        shown = _prompted(asked.prompt, served)  # in a list, where a null would be anything if it were alone
+        rows = Generate(model=served.name, rows=asked.n, seed=seed, condition=[shown] * asked.n)
         counted = counting(token, served, rows)
         with doorkeeper.admitted(token, asked.n):
             files = [file async for table in make(served, rows) for file in answers.files(table, served.codec)]
         counted(asked.n)
         response.headers["raygen-digest"] = served.digest
-        told = json.dumps({"condition": rows.condition, "seed": seed}, ensure_ascii=False)
+        told = json.dumps({"condition": shown, "seed": seed}, ensure_ascii=False)
         data = [Image(b64_json=base64.b64encode(file).decode(), revised_prompt=told) for file in files]
         return GeneratedImages(created=served.about.created, data=data)
 
@@ -172,12 +177,6 @@ class Streamed(StreamingResponse):
             await self.body_iterator.aclose()  # type: ignore[attr-defined]
 
 
-_ROWS: dict[int | str, dict[str, Any]] = {
-    200: {"content": {kind: {} for kind in answers.MEDIA_TYPES}, "description": "The rows"},
-    **{status: {"description": said, "content": {MEDIA_TYPE: {}}} for status, said in guard.PROBLEMS.items()},
-}
-
-
 class _Direct(APIRoute):
     """A route that is described by one function, and answered by another one, which is given the request itself.
 
@@ -185,7 +184,10 @@ class _Direct(APIRoute):
     """
 
     def __init__(self, path: str, described: Callable[..., Any], answer: Callable[[Request], Awaitable[Response]]) -> None:
-        super().__init__(path, described, methods=["POST"], response_class=Response, responses=_ROWS)
+        name = described.__name__
+        super().__init__(
+            path, described, methods=["POST"], operation_id=name, response_class=Response, responses=openapi.ROWS
+        )
 
         async def answered(scope: Scope, receive: Receive, send: Send) -> None:
             response = await answer(Request(scope, receive))

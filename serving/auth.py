@@ -4,7 +4,7 @@ A token is 256 random bits, so a fast hash is as good as a slow one: there is no
 one. They are listed in a YAML file:
 
     - {name: ana, sha256: 9f86d081884c…, rows: 1000000, concurrent: 100000}
-    - {name: nightly, sha256: 60303ae22b99…}
+    - {name: nightly, sha256: 60303ae22b99…, expires: 2027-07-01}
 
 or in an environment variable, ``RAYGEN_TOKENS="ana:rg_…,nightly:rg_…"``, which hands over the tokens themselves.
 """
@@ -17,11 +17,12 @@ import os
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, TypeAdapter, ValidationError
 
 from raygen.errors import SpecError
 from raygen.serving.book import Book
@@ -34,6 +35,10 @@ UNDER_WAY = "raygen_rows_under_way"
 CHALLENGE = {"WWW-Authenticate": 'Bearer realm="raygen"'}
 
 
+def _in_utc(moment: datetime | None) -> datetime | None:
+    return moment.replace(tzinfo=UTC) if moment is not None and moment.tzinfo is None else moment
+
+
 class Token(BaseModel):
     """What one who asks is known by.
 
@@ -43,6 +48,7 @@ class Token(BaseModel):
         rows: how many rows it may ask for in 24 hours, which are counted by slices of ten minutes; without it, any number.
         concurrent: how many rows may be under way for it at once.
         requests: how many requests it may make in a minute.
+        expires: from when on it is not good any more: a date, which is its first moment in UTC, or a date and time.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -52,6 +58,7 @@ class Token(BaseModel):
     rows: PositiveInt | None = None
     concurrent: PositiveInt | None = None
     requests: PositiveInt | None = None
+    expires: Annotated[datetime | None, AfterValidator(_in_utc)] = None
 
 
 _TOKENS = TypeAdapter(list[Token])
@@ -201,8 +208,9 @@ class Doorkeeper:
             if hmac.compare_digest(token.sha256, asked):
                 found = token
         if found is None:
-            challenge = {name: f'{value}, error="invalid_token"' for name, value in CHALLENGE.items()}
-            raise Problem(401, "the bearer token is not known", "ask whoever runs this for another", challenge)
+            raise _invalid("is not known")
+        if found.expires is not None and found.expires <= datetime.now(UTC):
+            raise _invalid(f"expired on {found.expires:%Y-%m-%d}")
         return found
 
     @contextmanager
@@ -232,6 +240,11 @@ class Doorkeeper:
             yield
         finally:
             book.shift(under_way, -rows)
+
+
+def _invalid(why: str) -> Problem:
+    challenge = {name: f'{value}, error="invalid_token"' for name, value in CHALLENGE.items()}
+    return Problem(401, f"the bearer token {why}", "ask whoever runs this for another", challenge)
 
 
 ANYBODY = Token(name="anybody", sha256="0" * 64)

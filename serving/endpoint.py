@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -67,6 +68,7 @@ class Endpoint:
         timeout_s: float = SECONDS,
         ledger: Any = None,
     ) -> None:
+        _tell()
         self.models = Models({name: Registry(Folder(uri)) for name, uri in projects.items()})
         book = Book(None if ledger is None else Distant(ledger))
         self.doorkeeper = Doorkeeper(None if tokens is None else [Token(**token) for token in tokens], book)
@@ -119,3 +121,12 @@ class Endpoint:
                 yield table
             except RaygenError as error:
                 raise Problem.of(error) from None
+
+
+def _tell() -> None:
+    """Log to the standard output of the process, which Ray keeps: what happens, and a line of JSON for each request."""
+    for name, form in (("raygen", "%(asctime)s %(levelname)s %(message)s"), ("raygen.access", "%(message)s")):
+        logger, handler = logging.getLogger(name), logging.StreamHandler(sys.stdout)
+        handler.setFormatter(logging.Formatter(form))
+        logger.handlers, logger.propagate = [handler], False
+        logger.setLevel(logging.INFO)

@@ -3,9 +3,11 @@
 import asyncio
 import json
 import logging
+import math
 import re
 import secrets
 import time
+from datetime import UTC, datetime
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -26,18 +28,9 @@ MOST_BODY = 64 * 1024
 """Bytes that a request may have: a question is short."""
 SLOWEST = 10.0
 """Seconds in which the whole of it has to come."""
-PROBLEMS = {
-    401: "No token, or not a known one",
-    404: "No such model",
-    406: "No such type",
-    409: "Another generator answers now than the one that is asked for",
-    413: "Too long",
-    415: "Not JSON",
-    422: "Not what can be asked",
-    429: "More than this token may ask for",
-    503: "More than there is room for",
-    504: "Not in time",
-}
+MOST_HEADERS = 32 * 1024
+ONCE = {b"authorization", b"content-length", b"content-type", b"content-encoding", b"host", b"transfer-encoding"}
+"""Headers of which two would mean that whoever looks next may go by the other one."""
 HEADERS = {
     "x-content-type-options": "nosniff",
     "x-frame-options": "DENY",
@@ -67,12 +60,8 @@ def protect(api: FastAPI, metrics: Metrics) -> None:
 
     @api.exception_handler(HTTPException)
     async def refused(request: Request, error: HTTPException) -> Response:
-        return _answer(request, Problem(error.status_code, str(error.detail), headers=error.headers or {}))
-
-    @api.exception_handler(Exception)
-    async def failed(request: Request, error: Exception) -> Response:
-        log.exception("request %s failed", request.scope.get("raygen.id"))
-        return _answer(request, Problem(500, "raygen failed at this; it is in its log", "quote the request_id"))
+        hint = "/openapi.json says what there is" if error.status_code in (404, 405) else ""
+        return _answer(request, Problem(error.status_code, str(error.detail), hint, error.headers or {}))
 
     api.add_middleware(Guard, metrics=metrics)
 
@@ -88,13 +77,18 @@ class Guard:
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self.app, self.metrics = app, metrics
-        self._routes: set[str] = set()
+        self._routes: dict[str, set[str]] = {}
 
-    def _route(self, scope: Scope) -> str:
-        """The path, where it is one of those there are."""
+    def _methods(self, scope: Scope) -> set[str]:
+        """What can be done at its path; nothing where there is none."""
         if not self._routes and "app" in scope:
-            self._routes = {path for route in scope["app"].routes if (path := getattr(route, "path", ""))}
-        return scope["path"] if scope["path"] in self._routes else "other"
+            for route in scope["app"].routes:
+                self._routes.setdefault(getattr(route, "path", ""), set()).update(getattr(route, "methods", None) or ())
+        return self._routes.get(scope["path"], set())
+
+    def _is_asked(self, scope: Scope) -> bool:
+        """Whether it is a question in JSON; what there is no route for, the application refuses."""
+        return scope["method"] == "POST" and "POST" in self._methods(scope)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -102,7 +96,8 @@ class Guard:
             return
         given = _given(scope)
         started, name = time.perf_counter(), given or secrets.token_hex(8)
-        scope["raygen.id"] = name
+        method = "GET" if scope["method"] == "HEAD" else scope["method"]  # the server leaves out the body
+        scope = {**scope, "method": method, "raygen.id": name}
         of = record.begin()
         self.metrics.begin()
         said: dict[str, Any] = {"status": 0, "bytes": 0, "first": None}
@@ -120,23 +115,34 @@ class Guard:
             await send(message)
 
         try:
-            refused = _refusal(scope)
+            asked = self._is_asked(scope)
+            refused = _refusal(scope, asked)
             if refused is None:
                 body, refused = await self._read(receive)
+            if refused is None and asked:
+                refused = _unfit(body)
             if refused is not None:
                 response = _answer(Request(scope), refused)
                 response.headers["connection"] = "close"  # what it has not read is not read by anyone
                 await response(scope, receive, answer)
                 return
             await self.app(scope, _told(body, receive), answer)
+        except Exception:
+            log.exception("request %s failed", name)
+            if said["status"]:  # who gets an answer has to see that it broke off
+                raise
+            problem = Problem(500, "raygen failed at this; it is in its log", "quote the request_id")
+            await _answer(Request(scope), problem)(scope, receive, answer)
         finally:
             seconds = time.perf_counter() - started
-            self.metrics.end(of, self._route(scope), said["status"], seconds)
-            log.info("%s", json.dumps({
-                "id": name, "method": scope["method"], "path": scope["path"][:200], "status": said["status"],
-                "bytes": said["bytes"], "first_byte_s": round(said["first"] or seconds, 4), "seconds": round(seconds, 4),
-                "client": (scope.get("client") or ("",))[0], **of.told,
-            }))  # fmt: skip
+            self.metrics.end(of, scope["path"] if self._methods(scope) else "other", said["status"], seconds)
+            if log.isEnabledFor(logging.INFO):
+                log.info("%s", json.dumps({
+                    "at": datetime.now(UTC).isoformat(timespec="milliseconds"), "id": name, "method": scope["method"],
+                    "path": scope["path"][:200], "status": said["status"], "bytes": said["bytes"],
+                    "first_byte_s": round(said["first"] or seconds, 4), "seconds": round(seconds, 4),
+                    "client": (scope.get("client") or ("",))[0], **of.told,
+                }))  # fmt: skip
 
     async def _read(self, receive: Receive) -> tuple[bytes, Problem | None]:
         """The whole body, or why not."""
@@ -179,20 +185,57 @@ def _told(body: bytes, receive: Receive) -> Receive:
     return again
 
 
-def _refusal(scope: Scope) -> Problem | None:
+def _refusal(scope: Scope, asked: bool) -> Problem | None:
     """Why a request is not even read."""
+    sent = [key.lower() for key, _ in scope["headers"]]
+    for header in ONCE:
+        if sent.count(header) > 1:
+            return Problem(400, f"the header {header.decode()} is there twice")
+    if sum(len(key) + len(value) for key, value in scope["headers"]) > MOST_HEADERS:
+        return Problem(431, f"the headers have more than {MOST_HEADERS:,} bytes", "send fewer")
     headers = {key.decode("latin-1").lower(): value.decode("latin-1") for key, value in scope["headers"]}
     length = headers.get("content-length", "0")
-    if not length.isdecimal() or len(length) > 15:
-        return Problem(400, "Content-Length is no number")
+    if not (length.isascii() and length.isdecimal()) or len(length) > 15:
+        return Problem(400, "the header Content-Length is no number")
     if int(length) > MOST_BODY:
         return _too_long()
     if headers.get("content-encoding", "identity").lower() not in ("", "identity"):
         return Problem(415, "the request is compressed", "send it as it is: it is short")
     kind = headers.get("content-type", "").partition(";")[0].strip().lower()
-    if scope["method"] == "POST" and kind != "application/json":
+    if asked and kind != "application/json":
         return Problem(415, f"the request is of type {kind[:100] or 'nothing'!r}", "send Content-Type: application/json")
     return None
+
+
+def _unfit(body: bytes) -> Problem | None:
+    """Why a request is no JSON that means one thing to everybody (RFC 7493, I-JSON)."""
+    try:
+        json.loads(body.decode(), object_pairs_hook=_members, parse_constant=_number, parse_float=_number)
+    except UnicodeDecodeError:
+        why = "it is not UTF-8"
+    except RecursionError:
+        why = "it is nested too deeply"
+    except json.JSONDecodeError as error:
+        why = f"{error.msg} at character {error.pos}"
+    except ValueError as error:  # ours, or that an integer has more digits than Python reads
+        why = str(error)
+    else:
+        return None
+    return Problem(422, f"the request is not JSON: {why}", "send one object, as /openapi.json says")
+
+
+def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) < len(pairs):
+        raise ValueError("a member is there twice")
+    return members
+
+
+def _number(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError("it has a number that is not finite")
+    return number
 
 
 def _too_long() -> Problem:

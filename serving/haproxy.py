@@ -79,6 +79,7 @@ def environment(folder: Path, timeout_s: float = SECONDS) -> dict[str, str]:
         timeout_s: seconds without progress that a request may take.
     """
     shared = {
+        "RAY_ROTATION_MAX_BYTES": 100 * 2**20,  # else a file has every request that ever was; five more are kept
         "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": _free_port(),  # who waits while no replica is up waits there
         "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": 0.5,  # three failures, and there is another one
     }

@@ -43,7 +43,7 @@ TOTALS = {
 }
 HISTOGRAMS = {
     "raygen_request_seconds": Metric(
-        "Seconds of a request for rows, by part: until its turn, for those made together with it, for rows, for bytes.",
+        "Seconds of a request for rows, by part: until its turn, for the rows, for the bytes, to be handed over; in all.",
         ("part",),
         (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),
     ),

@@ -8,6 +8,8 @@ from typing import Any
 from raygen.errors import RaygenError
 
 MEDIA_TYPE = "application/problem+json"
+MOST = 600
+"""Characters of what is said."""
 
 
 @dataclass
@@ -36,9 +38,14 @@ class Problem(Exception):  # noqa: N818 - the name that RFC 9457 gives it
     def document(self, request: str) -> dict[str, Any]:
         """As JSON; ``request`` is the id that the log has, too."""
         title = HTTPStatus(self.status).phrase
-        told = {"hint": self.hint} if self.hint else {}
-        return {"type": "about:blank", "title": title, "status": self.status, "detail": self.detail, **told, **self.more,
-                "request_id": request}  # fmt: skip
+        told = {"hint": _short(self.hint)} if self.hint else {}
+        return {"type": "about:blank", "title": title, "status": self.status, "detail": _short(self.detail), **told,
+                **self.more, "request_id": request}  # fmt: skip
+
+
+def _short(text: str) -> str:
+    """What somebody asked may be long, and is part of what is said of it."""
+    return text if len(text) <= MOST else f"{text[: MOST // 2]} … {text[-MOST // 2 :]}"
 
 
 def busy(seconds: int, detail: str = "every replica has as much to do as it may wait for") -> Problem:

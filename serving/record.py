@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 PARTS = ("queue", "batch", "compute", "encode")
-"""Where the time of a request goes: until it is its turn; for the others that rows are made together with; for the rows; and
-for the bytes of the answer."""
+"""Where the time of a request goes: until it is its turn; until it is handed what was made, together with others; for the
+rows of all of them; and for the bytes of their answers."""
 
 
 @dataclass(slots=True)

@@ -71,7 +71,8 @@ class Tiles:
         of = record.current()
         of.spend("queue", made.waited)
         of.spend("compute", made.computed)
-        of.spend("batch", made.encoded)
+        of.spend("encode", made.encoded)
+        of.spend("batch", time.perf_counter() - one.since - made.waited - made.computed - made.encoded)
         return made.content
 
     async def _worked(self) -> None:

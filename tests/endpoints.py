@@ -85,6 +85,7 @@ def served(asgi: Any, **options: Any) -> Iterator[int]:
     )
     server = uvicorn.Server(config)
     socket = config.bind_socket()
+    socket.listen(1024)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [socket]}, name="uvicorn")
     thread.start()
     try:

@@ -131,9 +131,12 @@ def test_pictures(client: TestClient) -> None:
 
 
 @pytest.mark.parametrize("prompt", ["7", " 7 ", '{"digit": 7}', "None", '{"digit": null}'])
-def test_prompts(client: TestClient, prompt: str) -> None:
-    answer = client.post("/v1/images/generations", json={"model": "digits", "prompt": prompt})
+def test_prompts(client: TestClient, models: Models, prompt: str) -> None:
+    answer = client.post("/v1/images/generations", json={"model": "digits", "prompt": prompt, "seed": 5, "n": 9})
     assert answer.status_code == 200, answer.text
+    shown = 7 if "7" in prompt else None
+    rows = models.find("digits").generator.sample(range(9), 5, [shown] * 9)
+    assert [base64.b64decode(data["b64_json"]) for data in answer.json()["data"]] == rows["picture"].to_pylist()
 
 
 @pytest.mark.parametrize("prompt", ["", "8", "a seven", '{"digit": 8}', '{"letter": 7}', "{}", "[7]", "[" * 900])

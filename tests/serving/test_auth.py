@@ -59,6 +59,27 @@ def test_without_tokens_everybody_may_ask() -> None:
         Doorkeeper([]).who({})
 
 
+@pytest.mark.parametrize(
+    ("expires", "good"),
+    [
+        ("2020-01-01", False), ("2999-01-01", True), ("2020-01-01T10:00:00", False), ("2999-01-01T10:00:00Z", True),
+        ("2020-01-01T10:00:00+02:00", False), ("null", True),
+    ],
+)  # fmt: skip
+def test_a_token_for_a_while(tmp_path: Path, expires: str, good: bool) -> None:
+    file = tmp_path / "tokens.yaml"
+    file.write_text(f"- {{name: ana, sha256: {ANA[1]}, expires: {expires}}}\n")
+    (token,) = auth.read(file)
+    keeper = Doorkeeper([Token(**token.model_dump())])  # as replicas are told
+    if good:
+        assert keeper.who(bearer(ANA[0])).name == "ana"
+        return
+    with pytest.raises(Problem, match="expired on 2020-01-01") as raised:
+        keeper.who(bearer(ANA[0]))
+    assert raised.value.status == 401
+    assert 'error="invalid_token"' in raised.value.headers["WWW-Authenticate"]
+
+
 def test_rows_of_a_day() -> None:
     clock = Clock()
     keeper, bo = Doorkeeper(TOKENS, Book(today=clock)), TOKENS[1]
@@ -146,7 +167,7 @@ def test_a_file_of_tokens(tmp_path: Path) -> None:
     [
         "a: b", "- {name: ana}", "- {name: ana, sha256: SECRET}", "- [", "- {name: '', sha256: " + "0" * 64 + "}",
         f"- {{name: ana, sha256: {ANA[1]}}}\n- {{name: ana, sha256: {BO[1]}}}",
-        f"- {{name: ana, sha256: {ANA[1]}, row: 5}}",
+        f"- {{name: ana, sha256: {ANA[1]}, row: 5}}", f"- {{name: ana, sha256: {ANA[1]}, expires: some day}}",
     ],
 )  # fmt: skip
 def test_a_file_that_is_none(tmp_path: Path, text: str) -> None:
