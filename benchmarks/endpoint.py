@@ -264,7 +264,7 @@ def kills(folder: Path, port: int, seconds: float) -> bool:
                         process.send_signal(signal.SIGKILL)
                         proxies += 1
                 time.sleep(0.1)
-        say(f"{killed} replicas killed, HAProxy and the ledger once, {swapped} times another generator")
+        say(f"{killed} replicas killed, HAProxy {proxies}, the ledger {ledgers}, {swapped} times another generator")
         say(f"plain HTTP: {plain.percentiles()}; failed: {dict(plain.failed)}; wrong: {plain.wrong}")
         say(f"raygen.Client: {clients.percentiles()}; failed: {dict(clients.failed)}; wrong: {clients.wrong}")
         return not clients.failed and not clients.wrong and not plain.wrong and bool(clients.taken) and bool(plain.taken)

@@ -84,11 +84,14 @@ def served(
         the URL at which it answers, once it can generate.
 
     Raises:
-        ResourceError: the port is taken, or no replica can generate.
+        ResourceError: the port is taken, or Ray Serve runs already, or no replica can generate.
     """
     from ray import serve
 
     check_free(host, port)
+    if serve.status().proxies:  # whose port is another one, and whose applications are not ours to stop
+        hint = "give it to that: raygen serve … --print-config > endpoint.yaml; serve deploy endpoint.yaml"
+        raise ResourceError("Ray Serve runs already in this cluster", hint)
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     shown = f"[{host}]" if ":" in host else host
     url = f"http://{'127.0.0.1' if host == '0.0.0.0' else '[::1]' if host == '::' else shown}:{port}"  # noqa: S104
