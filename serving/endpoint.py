@@ -128,8 +128,9 @@ class Endpoint:
 
 def _tell() -> None:
     """Log to the standard output of the process, which Ray keeps: what happens, and a line of JSON for each request."""
+    output = sys.__stdout__  # what Ray Serve has put in place of sys.stdout writes to a log of its own, around every line
     for name, form in (("raygen", "%(asctime)s %(levelname)s %(message)s"), ("raygen.access", "%(message)s")):
-        logger, handler = logging.getLogger(name), logging.StreamHandler(sys.stdout)
+        logger, handler = logging.getLogger(name), logging.StreamHandler(output)
         handler.setFormatter(logging.Formatter(form))
         logger.handlers, logger.propagate = [handler], False
         logger.setLevel(logging.INFO)
