@@ -189,7 +189,7 @@ def main() -> None:
                             found.setdefault(f"{kind}, {clients} clients", {}).setdefault(server, []).append(figure)
                             print(
                                 f"{kind}, {clients} clients, {server}: {figure['rate']:,.0f} requests/s, "
-                                f"p50 {figure['p50']:.1f} ms, p99 {figure['p99']:.1f} ms, {figure['cpu']:.2f} ms of CPU each",
+                                f"p50 {figure['p50']:.1f} ms, p99 {figure['p99']:.1f} ms, {figure['cpu']:.2f} ms of CPU",
                                 flush=True,
                             )
     figures = {case: {server: middle(each) for server, each in servers.items()} for case, servers in found.items()}
