@@ -117,6 +117,8 @@ class Heard(NamedTuple):
 class Ledger:
     """What all replicas have counted.
 
+    Its methods wait for nothing, and are coroutines so that they run one after another: others Ray Serve runs in threads.
+
     Args:
         clock: seconds, growing.
         today: seconds since 1970.
@@ -128,7 +130,7 @@ class Ledger:
         self._replicas: dict[str, tuple[float, Counts]] = {}
         self._gone, self._inherited = Counts(), Counts()
 
-    def exchange(self, replica: str, own: Counts, heard: Heard | None, totals: bool = False) -> Heard | None:
+    async def exchange(self, replica: str, own: Counts, heard: Heard | None, totals: bool = False) -> Heard | None:
         """Hear all that a replica has counted, and tell it what the others have: None as long as not all can be known.
 
         Args:
@@ -153,7 +155,7 @@ class Ledger:
                 others.add(counts if totals else replace(counts, totals={}))
         return Heard(self._life, alive, others, gone) if now - self._since >= SETTLING else None
 
-    def leave(self, replica: str, own: Counts) -> None:
+    async def leave(self, replica: str, own: Counts) -> None:
         """Hear the last words of a replica."""
         self._gone.add(replace(own, levels={}))
         self._replicas.pop(replica, None)

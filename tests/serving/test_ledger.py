@@ -1,6 +1,7 @@
 """What all replicas have counted: limits hold over all of them, and deaths of replicas and of the ledger lose no counts."""
 
 import asyncio
+import inspect
 from typing import Any
 
 import pytest
@@ -36,10 +37,10 @@ class Endpoint:
     async def exchange(self, replica: str, own: Counts, heard: Heard | None, totals: bool) -> Heard | None:
         if not self.up:
             raise ConnectionError
-        return self.ledger.exchange(replica, own.copy(), heard, totals)
+        return await self.ledger.exchange(replica, own.copy(), heard, totals)
 
     async def leave(self, replica: str, own: Counts) -> None:
-        self.ledger.leave(replica, own.copy())
+        await self.ledger.leave(replica, own.copy())
 
     def beat(self, seconds: float = 1.0) -> None:
         """A second passes, and everybody tells and hears, twice: what the last one tells reaches the first."""
@@ -170,7 +171,7 @@ def test_one_that_leaves_another_ledger_before_that_has_learnt_adds_up() -> None
     endpoint.beat(SILENT + 1)
     endpoint.restarted()
     endpoint.keepers.remove(leaves)
-    endpoint.ledger.leave(leaves.book._name, leaves.book.own())
+    asyncio.run(endpoint.ledger.leave(leaves.book._name, leaves.book.own()))
     endpoint.beat(SETTLING)
     assert endpoint.counted() == 8
 
@@ -223,6 +224,11 @@ def test_the_dead_do_not_add_up_in_memory() -> None:
     assert endpoint.counted() == 300
 
 
+def test_what_the_ledger_does_is_done_in_one_thread() -> None:
+    for of in (Ledger.exchange, Ledger.leave):  # what is no coroutine, Ray Serve runs in one thread of many
+        assert inspect.iscoroutinefunction(of)
+
+
 def test_a_replica_alone_needs_no_ledger() -> None:
     book = Book()
     book.count(ASKED, 2)
@@ -251,7 +257,7 @@ def test_exchanges_do_not_overtake_each_other() -> None:
         async def exchange(self, replica: str, own: Counts, heard: Heard | None, totals: bool) -> Heard | None:
             await asyncio.sleep(0.01 if not told else 0)
             told.append(own.totals.get(ASKED, 0))
-            return self.ledger.exchange(replica, own, heard, totals)
+            return await self.ledger.exchange(replica, own, heard, totals)
 
     book = Book(Slow(0))
 

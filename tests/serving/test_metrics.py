@@ -178,10 +178,10 @@ class Here:
         self.now += SETTLING
 
     async def exchange(self, replica: str, own: Counts, heard: Heard | None, totals: bool) -> Heard | None:
-        return self.ledger.exchange(replica, own.copy(), heard, totals)
+        return await self.ledger.exchange(replica, own.copy(), heard, totals)
 
     async def leave(self, replica: str, own: Counts) -> None:
-        self.ledger.leave(replica, own.copy())
+        await self.ledger.leave(replica, own.copy())
 
 
 def test_any_replica_tells_of_all_and_nothing_goes_backwards(of: Models) -> None:
