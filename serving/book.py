@@ -126,6 +126,7 @@ class Book:
             yield
         finally:
             sharing.cancel()
+            await asyncio.wait([sharing])  # so that what it told last is not told after the last words
             with contextlib.suppress(Exception):  # it will find out by itself
                 async with asyncio.timeout(PATIENCE):
                     await self._ledger.leave(self._name, self.own())

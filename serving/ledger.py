@@ -10,12 +10,14 @@ import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 SILENT = 5.0
 """Seconds without a word, after which a replica is taken for dead: what was under way there is so no more."""
 BURIED = 600.0
-"""And after which it cannot come back."""
+"""And after which it is not expected back."""
+REMEMBERED = 1000
+"""Names of those that are gone, which are kept in case a message of theirs comes late."""
 SETTLING = 3.0
 """Seconds for which a new ledger only listens: it does not know everybody yet."""
 
@@ -83,6 +85,15 @@ class Counts:
             for at, count in slices.items():
                 used[at] = used.get(at, 0) + count
 
+    def take(self, other: "Counts") -> None:
+        """Undo that its totals and uses have been added; what has expired of them is gone already."""
+        for key, n in other.totals.items():
+            self.totals[key] -= n
+        for key, slices in other.uses.items():
+            used = self.uses.get(key, {})
+            for at in slices.keys() & used.keys():
+                used[at] -= slices[at]
+
     def raise_to(self, other: "Counts") -> None:
         """Have no less of anything than the other has."""
         for key, n in other.totals.items():
@@ -129,6 +140,8 @@ class Ledger:
         self._life, self._since = secrets.token_hex(8), clock()
         self._replicas: dict[str, tuple[float, Counts]] = {}
         self._gone, self._inherited = Counts(), Counts()
+        self._left: dict[str, None] = {}
+        self._buried: dict[str, Counts] = {}  # and what of theirs is in those that are gone
 
     async def exchange(self, replica: str, own: Counts, heard: Heard | None, totals: bool = False) -> Heard | None:
         """Hear all that a replica has counted, and tell it what the others have: None as long as not all can be known.
@@ -142,7 +155,9 @@ class Ledger:
         now = self._clock()
         if heard is not None and heard.life != self._life:  # by a ledger before this one
             self._inherited.raise_to(heard.gone)
-        self._replicas[replica] = (now, own)
+        if replica not in self._left:  # or the message came after its last words, which say more
+            self._return(replica)
+            self._replicas[replica] = (now, own)
         self._bury(now)
         alive, others, gone = 0, Counts(), self._gone.copy()
         gone.add(self._inherited)
@@ -157,12 +172,30 @@ class Ledger:
 
     async def leave(self, replica: str, own: Counts) -> None:
         """Hear the last words of a replica."""
-        self._gone.add(replace(own, levels={}))
+        if replica in self._left:
+            return
+        self._return(replica)
         self._replicas.pop(replica, None)
+        self._gone.add(replace(own, levels={}))
+        self._left[replica] = None
+        _forget(self._left)
+
+    def _return(self, replica: str) -> None:
+        """It counts for itself again, where it was taken for dead."""
+        if (counts := self._buried.pop(replica, None)) is not None:
+            self._gone.take(counts)
 
     def _bury(self, now: float) -> None:
-        """Add up what cannot change any more, so that it does not grow with every replica that ever was."""
+        """Add up what is not expected to change any more, so that it does not grow with every replica that ever was."""
         for name in [name for name, (at, _) in self._replicas.items() if now - at > BURIED]:
-            self._gone.add(replace(self._replicas.pop(name)[1], levels={}))
+            counts = self._buried[name] = replace(self._replicas.pop(name)[1], levels={})
+            self._gone.add(counts)
+        _forget(self._buried)
         for gone in (self._gone, self._inherited):
             gone.expire(self._today())
+
+
+def _forget(names: dict[str, Any]) -> None:
+    """The first of them, where they are too many."""
+    for name in [*names][:-REMEMBERED]:
+        del names[name]

@@ -212,6 +212,69 @@ def test_what_leaves_in_good_order_is_counted_to_the_last() -> None:
     assert asyncio.run(other.book.all())[1] == 1
 
 
+@pytest.mark.parametrize("leaves", [False, True])
+def test_one_that_was_silent_for_long_is_not_counted_twice(leaves: bool) -> None:
+    endpoint = Endpoint()
+    one, other = endpoint.keepers
+    ask(one, 50)
+    one.book.count(ASKED, 5)
+    endpoint.beat()
+    endpoint.keepers.remove(one)
+    endpoint.beat(BURIED + 1)
+    assert endpoint.counted() == 5
+    one.book.count(ASKED, 2)
+    if leaves:
+        asyncio.run(endpoint.leave(one.book._name, one.book.own()))
+    else:
+        endpoint.keepers.append(one)
+    endpoint.beat()
+    assert left(other) == 50
+    assert endpoint.counted() == 7
+    if not leaves:
+        assert left(one) == 50
+        assert endpoint.counted(1) == 7
+
+
+def test_a_message_that_comes_after_the_last_words_is_not_counted() -> None:
+    endpoint = Endpoint()
+    one, other = endpoint.keepers
+    ask(one, 50)
+    one.book.count(ASKED, 5)
+    before = one.book.own()
+    endpoint.keepers.remove(one)
+    for _ in range(2):  # and if they are told twice
+        asyncio.run(endpoint.leave(one.book._name, one.book.own()))
+        asyncio.run(endpoint.exchange(one.book._name, before, None, False))
+    endpoint.beat()
+    assert left(other) == 50
+    assert endpoint.counted() == 5
+    assert asyncio.run(other.book.all())[1] == 1
+
+
+def test_what_is_told_is_told_before_the_last_words() -> None:
+    told: list[str] = []
+
+    class Slow(Endpoint):
+        async def exchange(self, replica: str, own: Counts, heard: Heard | None, totals: bool) -> Heard | None:
+            told.append("begins")
+            try:
+                await asyncio.sleep(60)
+            finally:
+                await asyncio.sleep(0)
+                told.append("ends")
+            return None
+
+        async def leave(self, replica: str, own: Counts) -> None:
+            told.append("leaves")
+
+    async def life() -> None:
+        async with Book(Slow(0)).shared():
+            await asyncio.sleep(0)
+
+    asyncio.run(life())
+    assert told == ["begins", "ends", "leaves"]
+
+
 def test_the_dead_do_not_add_up_in_memory() -> None:
     endpoint = Endpoint()
     for number in range(300):
