@@ -55,7 +55,7 @@ def app(
         most_rows: of one request.
         queue: requests under way at once; more are refused.
         timeout_s: seconds without progress that one may take.
-        waits: is told how long the first byte of each answer took.
+        waits: is told how long questions wait for the first byte of their answer.
         few: answers who asks for few rows, together with others; by default they are made as many are.
         metrics: where it is counted what is asked for, and made.
     """

@@ -91,8 +91,8 @@ class Endpoint:
             metrics=self.metrics,
         )  # fmt: skip
 
-    def record_autoscaling_stats(self) -> dict[str, float]:
-        """What ``Scaling`` looks at."""
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """What ``Scaling`` looks at. A coroutine, so that it is in the thread of the requests."""
         return {"latency_s": self.waits.late()}
 
     async def check_health(self) -> None:

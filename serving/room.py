@@ -4,6 +4,7 @@ import asyncio
 import json
 import time
 from collections import deque
+from collections.abc import Callable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -18,19 +19,29 @@ ALWAYS = ("/healthz", "/metrics")
 
 
 class Waits:
-    """How long the first byte of an answer took, of the last answers of the last seconds."""
+    """How long questions take until the first byte of their answer: those answered in the last seconds, and those that wait
+    still. Of an answer that says no, at once, nothing is to be learnt. All in one thread."""
 
-    def __init__(self, most: int = 1000, seconds: float = 2.0) -> None:
-        self._seconds = seconds
+    def __init__(self, most: int = 1000, seconds: float = 2.0, clock: Callable[[], float] = time.monotonic) -> None:
+        self._seconds, self._clock = seconds, clock
         self._waits: deque[tuple[float, float]] = deque(maxlen=most)
+        self._waiting: dict[object, float] = {}
 
-    def add(self, wait: float) -> None:
-        self._waits.append((time.monotonic(), wait))
+    def begin(self, request: object) -> None:
+        """It waits."""
+        self._waiting[request] = self._clock()
+
+    def end(self, request: object, counts: bool = True) -> None:
+        """It does so no more, if it did."""
+        began = self._waiting.pop(request, None)
+        if began is not None and counts:
+            self._waits.append(((now := self._clock()), now - began))
 
     def late(self) -> float:
         """The 95th percentile, in seconds; 0 where nobody asked."""
-        since = time.monotonic() - self._seconds
-        waits = sorted(wait for at, wait in self._waits if at >= since)
+        now = self._clock()
+        waits = [wait for at, wait in self._waits if at >= now - self._seconds]
+        waits = sorted(waits + [now - began for began in self._waiting.values()])
         return waits[len(waits) * 95 // 100] if waits else 0.0
 
 
@@ -45,7 +56,7 @@ class Room:
         most: requests under way; the next one is answered 503.
         seconds: in which the first byte of an answer has to come, and then each next piece has to be taken by who asked.
             Then its work is stopped, and where nothing was sent the answer is 504.
-        waits: is told how long the first byte took.
+        waits: is told of those that ask a question, by POST below ``/v1``.
     """
 
     def __init__(self, app: ASGIApp, most: int, seconds: float, waits: Waits | None = None) -> None:
@@ -60,14 +71,16 @@ class Room:
             await _refuse(busy(1), scope, send)
             return
         self.under_way += 1
-        started = False
+        started, request = False, object()
+        if scope["method"] == "POST" and scope["path"].startswith("/v1/"):
+            self.waits.begin(request)
         clock = asyncio.get_running_loop().time
-        limit, began = asyncio.timeout(self.seconds), clock()
+        limit = asyncio.timeout(self.seconds)
 
         async def answer(message: Message) -> None:
             nonlocal started
             if not started:
-                self.waits.add(clock() - began)
+                self.waits.end(request, counts=not 400 <= message["status"] < 500)
             started = True
             limit.reschedule(clock() + self.seconds)
             await send(message)
@@ -80,9 +93,11 @@ class Room:
                 raise
             if started:
                 return  # the server closes the connection, so that who asked knows that it has not got everything
+            self.waits.end(request)
             late = Problem(504, f"it was not answered within {self.seconds:g} s", "ask for less at once, or try again")
             await _refuse(late, scope, send)
         finally:
+            self.waits.end(request, counts=False)  # who went away
             self.under_way -= 1
 
 

@@ -1,6 +1,8 @@
 """How much an application has to do at once, and for how long, without a cluster: an application that waits until told."""
 
 import asyncio
+import contextlib
+import inspect
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -9,9 +11,10 @@ from fastapi import FastAPI
 from raygen.serving import guard
 from raygen.serving.app import Streamed
 from raygen.serving.book import Book
+from raygen.serving.endpoint import Endpoint
 from raygen.serving.metrics import Metrics
 from raygen.serving.models import Models
-from raygen.serving.room import Room
+from raygen.serving.room import Room, Waits
 
 
 class Scene:
@@ -126,3 +129,44 @@ def test_who_does_not_take_an_answer_is_given_up() -> None:
                 await asyncio.sleep(0)
 
     asyncio.run(scene())
+
+
+def waited(status: int = 200, method: str = "POST", path: str = "/v1/generate", gone: bool = False) -> tuple[float, float]:
+    """How late a room says that it is while a request of 3 s waits, and when it is over."""
+    now, during = [100.0], []
+    waits = Waits(clock=lambda: now[0])
+
+    async def api(scope: Any, receive: Any, send: Any) -> None:
+        now[0] += 3
+        during.append(waits.late())
+        if gone:
+            raise asyncio.CancelledError
+        if not status:
+            await asyncio.Event().wait()
+        await send({"type": "http.response.start", "status": status, "headers": []})
+        now[0] += 7  # the rest of the answer
+        await send({"type": "http.response.body", "body": b""})
+        now[0] -= 7
+
+    async def send(message: Any) -> None:
+        pass
+
+    async def ask() -> None:
+        with contextlib.suppress(asyncio.CancelledError):
+            await Room(api, 5, 0.05, waits)({"type": "http", "method": method, "path": path}, send, send)
+
+    asyncio.run(ask())
+    return during[0], waits.late()
+
+
+def test_how_late_it_is() -> None:
+    assert waited() == (3, 3)
+    assert waited(status=0) == (3, 3)  # what is not answered in time is late, too
+    assert waited(status=500) == (3, 3)
+    assert waited(status=422) == (3, 0)
+    assert waited(gone=True) == (3, 0)
+    assert waited(method="GET") == waited(path="/web/page.js") == (0, 0)
+
+
+def test_what_waits_is_read_in_the_thread_of_the_requests() -> None:
+    assert inspect.iscoroutinefunction(Endpoint.record_autoscaling_stats)
