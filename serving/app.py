@@ -31,6 +31,8 @@ from raygen.serving.room import QUEUE, SECONDS, Room, Waits
 
 Make = Callable[[Served, Generate | Interpolate], AsyncIterator[pa.Table]]
 """Makes the rows that are asked for, in pieces; what it raises before the first piece is the answer."""
+Count = Callable[[int], None]
+"""Told of some rows."""
 Few = Callable[[Served, Generate, str], Awaitable[bytes]]
 """The whole answer of a media type, to who asks for few rows."""
 
@@ -78,8 +80,15 @@ def app(
     async def admitted(request: Request) -> Token:
         return doorkeeper.who(request.headers)
 
-    def counting(token: Token, served: Served, asked: Generate | Interpolate) -> Callable[[int], None]:
-        """What counts rows as they are made for who asks for them, which the log is to tell."""
+    def counting(token: Token, served: Served, asked: Generate | Interpolate, most: int = most_rows) -> Count:
+        """What counts rows as they are made for who asks for them, which the log is to tell.
+
+        Raises:
+            Problem: 422; they are more than one request may have.
+        """
+        if asked.rows > most:
+            what, hint = f"{asked.rows:,} rows are too many for one request", f"ask for at most {most:,}, by start"
+            raise Problem(422, what, hint, more={"most": most})
         record.current().asks(token.name, served.name, served.digest, asked)
         return partial(counts.rows, served.name, token.name)
 
@@ -106,15 +115,13 @@ def app(
         served = models.find(asked.model, asked.digest)
         kind = answers.media_type(accept, not served.codec.is_table)
         most = min(most_rows, answers.MOST_IN_A_GRID) if kind == PNG else most_rows
-        if asked.rows > most:
-            what, hint = f"{asked.rows:,} rows are too many for one request", f"ask for at most {most:,}, by start"
-            raise Problem(422, what, hint, more={"most": most})
-        counted = counting(token, served, asked)
+        counted = counting(token, served, asked, most)
         under_way = doorkeeper.admitted(token, asked.rows)
         told = {"raygen-digest": served.digest, "raygen-rows": f"{asked.start}-{asked.start + asked.rows}"}
         if few is not None and asked.rows <= tiles.MOST and asked.where is None:
-            with under_way:
+            with under_way as handed:
                 made = await few(served, asked, kind)
+                handed(asked.rows)
             counted(asked.rows)
             return Response(made, media_type=kind, headers=told | record.current().timing)
         pieces = _pieces(make(served, asked), answers.writer(kind, served.codec), under_way, counted)
@@ -155,8 +162,9 @@ def app(
         shown = _prompted(asked.prompt, served)  # in a list, where a null would be anything if it were alone
         rows = Generate(model=served.name, rows=asked.n, seed=seed, condition=[shown] * asked.n)
         counted = counting(token, served, rows)
-        with doorkeeper.admitted(token, asked.n):
+        with doorkeeper.admitted(token, asked.n) as handed:
             files = [file async for table in make(served, rows) for file in answers.files(table, served.codec)]
+            handed(asked.n)
         counted(asked.n)
         response.headers["raygen-digest"] = served.digest
         told = json.dumps({"condition": shown, "seed": seed}, ensure_ascii=False)
@@ -196,14 +204,16 @@ class _Direct(APIRoute):
 
 
 async def _pieces(
-    rows: AsyncIterator[pa.Table], writer: Writer, under_way: AbstractContextManager[None], made: Callable[[int], None]
+    rows: AsyncIterator[pa.Table], writer: Writer, under_way: AbstractContextManager[Count], made: Count
 ) -> AsyncIterator[bytes]:
     """The bytes of an answer; when who asked goes away, the making of rows is closed."""
-    with under_way:
+    with under_way as handed:
         try:
             async for table in rows:
                 made(len(table))
-                yield await _timed(writer.add, table)
+                piece = await _timed(writer.add, table)
+                handed(len(table))
+                yield piece
             yield await _timed(writer.end)
         finally:
             if (close := getattr(rows, "aclose", None)) is not None:

@@ -15,7 +15,7 @@ import json
 import math
 import os
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -45,9 +45,10 @@ class Token(BaseModel):
     Attributes:
         name: for the log and the limits; never secret.
         sha256: of the token, hexadecimal.
-        rows: how many rows it may ask for in 24 hours, which are counted by slices of ten minutes; without it, any number.
-        concurrent: how many rows may be under way for it at once.
-        requests: how many requests it may make in a minute.
+        rows: how many rows it may get in 24 hours, which are counted by slices of ten minutes; without it, any number.
+        concurrent: how many rows may be under way for it at once: asked for, and not yet handed over.
+        requests: how many requests it may make in a minute, for whatever needs a token; also those that are then refused,
+            but for this limit.
         expires: from when on it is not good any more: a date, which is its first moment in UTC, or a date and time.
     """
 
@@ -195,10 +196,10 @@ class Doorkeeper:
         self.book = book or Book()
 
     def who(self, headers: Mapping[str, str]) -> Token:
-        """The one whose token the header ``authorization`` has.
+        """The one whose token the header ``authorization`` has; it counts as a request, whatever it asks for.
 
         Raises:
-            Problem: 401; it has none, or not that of anybody.
+            Problem: 401; it has none, or not that of anybody; 429; it has asked too often.
         """
         if self._tokens is None:
             return ANYBODY
@@ -213,38 +214,54 @@ class Doorkeeper:
             raise _invalid("is not known")
         if found.expires is not None and found.expires <= datetime.now(UTC):
             raise _invalid(f"expired on {found.expires:%Y-%m-%d}")
+        if found.requests is not None:
+            self._check("requests", found.requests, found.name, 1)
+            self.book.use("requests", found.name, 1)
         return found
 
     @contextmanager
-    def admitted(self, token: Token, rows: int) -> Iterator[None]:
+    def admitted(self, token: Token, rows: int) -> Iterator[Callable[[int], None]]:
         """While its rows are under way.
 
+        Yields:
+            what is to be told how many of them are handed over: those are under way no more, and count against its rows.
+            What never is does not count, so that a mistake costs nothing, and what a broken connection cut off neither.
+
         Raises:
-            Problem: 429; it has asked for too much, with ``Retry-After``; 422; it asks for what it never may at once.
+            Problem: 429; it has asked for too much, with ``Retry-After``; 422; it asks for what it never may.
         """
-        if token.concurrent is not None and rows > token.concurrent:
-            what, hint = f"this token may ask for {token.concurrent:,} rows at once", "ask for fewer, by start"
-            raise Problem(422, what, hint, more={"limit": "concurrent", "most": token.concurrent})
-        book, under_way = self.book, (UNDER_WAY, token.name)
-        limits = [("requests", token.requests, 1), ("rows", token.rows, rows)]
-        for limit, most, asked in limits:
-            if most is None:
-                continue
-            used = book.used(limit, token.name)
-            if (excess := sum(used.values()) + asked - most) > 0:
-                window = WINDOWS[limit]
-                wait = window.until(used, excess, book.today()) if asked <= most else window.span
-                raise _too_much(limit, f"{most:,} {limit} in {_SPANS[limit]}", wait)
+        book, name, under_way = self.book, token.name, (UNDER_WAY, token.name)
+        for limit, most, when in (("concurrent", token.concurrent, "at once"), ("rows", token.rows, f"in {_SPANS['rows']}")):
+            if most is not None and rows > most:
+                what, hint = f"this token may ask for {most:,} rows {when}", "ask for fewer, by start"
+                raise Problem(422, what, hint, more={"limit": limit, "most": most})
+        if token.rows is not None:
+            self._check("rows", token.rows, name, rows, int(book.level(under_way)))
         if token.concurrent is not None and book.level(under_way) + rows > token.concurrent:
             raise _too_much("concurrent", f"{token.concurrent:,} rows at once", 1)
-        for limit, most, asked in limits:
-            if most is not None:
-                book.use(limit, token.name, asked)
+        left = rows
         book.shift(under_way, rows)
+
+        def handed(n: int) -> None:
+            nonlocal left
+            left -= n
+            book.shift(under_way, -n)
+            if token.rows is not None:
+                book.use("rows", name, n)
+
         try:
-            yield
+            yield handed
         finally:
-            book.shift(under_way, -rows)
+            book.shift(under_way, -left)
+
+    def _check(self, limit: str, most: int, token: str, asked: int, promised: int = 0) -> None:
+        """Whether it has so much left, beside what it is promised."""
+        book, window = self.book, WINDOWS[limit]
+        used, now = book.used(limit, token), book.today()
+        if promised:
+            used[window.at(now)] = used.get(window.at(now), 0) + promised
+        if (excess := sum(used.values()) + asked - most) > 0:
+            raise _too_much(limit, f"{most:,} {limit} in {_SPANS[limit]}", window.until(used, excess, now))
 
 
 def _invalid(why: str) -> Problem:

@@ -1,6 +1,8 @@
 """The HTTP API on real generators of two projects: the rows of a dataset, in every type, or a problem that says why."""
 
+import asyncio
 import base64
+import contextlib
 import io
 import json
 from collections.abc import Iterator
@@ -243,6 +245,71 @@ def test_a_budget_of_rows(client: TestClient) -> None:
     problem(answer, 429)
     assert int(answer.headers["retry-after"]) > 80_000
     assert client.post("/v1/generate", json={**ASKED, "rows": 10}, headers=headers).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "asked"),
+    [
+        ("generate", {"rows": 100, "condition": 5}), ("generate", {"rows": 100, "where": {"digti": 7}}),
+        ("interpolate", {"between": [0, 1], "steps": 60, "condition": 5}),
+    ],
+)  # fmt: skip
+def test_a_mistake_costs_no_rows(client: TestClient, path: str, asked: dict[str, Any]) -> None:
+    headers = {"authorization": f"Bearer {BO[0]}"}
+    for _ in range(2):
+        problem(client.post(f"/v1/{path}", json={"model": "digits", **asked}, headers=headers), 422)
+    assert client.post("/v1/generate", json={**ASKED, "rows": 100}, headers=headers).status_code == 200
+
+
+def test_rows_of_a_broken_connection_are_paid_for_as_far_as_they_came(models: Models) -> None:
+    keeper = Doorkeeper(TOKENS)
+    api = app(models, keeper, lambda served, asked: made(served, asked, 10), most_rows=10_000)
+    sent = 0
+
+    async def receive() -> Any:
+        if sent:
+            await asyncio.Event().wait()
+        return {"type": "http.request", "body": json.dumps({**ASKED, "rows": 100}).encode()}
+
+    async def send(message: Any) -> None:
+        nonlocal sent
+        sent += 1
+        if sent > 3:
+            raise OSError
+
+    scope = {"type": "http", "asgi": {"version": "3.0", "spec_version": "2.4"}, "http_version": "1.1", "method": "POST",
+             "path": "/v1/generate", "raw_path": b"/v1/generate", "root_path": "", "query_string": b"", "scheme": "http",
+             "headers": [(b"content-type", b"application/json"), (b"authorization", f"Bearer {BO[0]}".encode()),
+                         (b"accept", ARROW.encode())],
+             "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 2)}  # fmt: skip
+    with contextlib.suppress(Exception):
+        asyncio.run(api(scope, receive, send))
+    assert sent > 3
+    assert 10 <= sum(keeper.book.used("rows", "bo").values()) <= 40
+    assert keeper.book.level(("raygen_rows_under_way", "bo")) == 0
+
+
+def test_no_request_has_more_rows_than_it_may(models: Models) -> None:
+    few = TestClient(app(models, Doorkeeper(None), lambda served, asked: made(served, asked, 64), most_rows=5))
+    for path, asked in (
+        ("generate", {"rows": 6}),
+        ("interpolate", {"between": [0, 1], "steps": 6}),
+        ("images/generations", {"prompt": "7", "n": 6}),
+    ):
+        assert problem(few.post(f"/v1/{path}", json={"model": "digits", **asked}), 422)["most"] == 5
+
+
+def test_requests_are_counted_whatever_they_ask_for(models: Models) -> None:
+    token = Token(name="bo", sha256=BO[1], requests=4)
+    client = TestClient(
+        app(models, Doorkeeper([token]), lambda served, asked: made(served, asked, 64), most_rows=5),
+        headers={"authorization": f"Bearer {BO[0]}"},
+    )
+    assert client.get("/v1/models").status_code == client.get("/metrics").status_code == 200
+    problem(client.post("/v1/generate", json={"model": "digits", "rows": "one"}), 422)
+    problem(client.post("/v1/interpolate", json={"model": "nothing"}), 422)
+    assert problem(client.get("/v1/models"), 429)["limit"] == "requests"
+    assert client.get("/healthz").status_code == 200
 
 
 def test_paths_and_methods_that_there_are_not(client: TestClient) -> None:

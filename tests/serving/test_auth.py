@@ -28,6 +28,11 @@ def bearer(token: str) -> dict[str, str]:
     return {"authorization": f"Bearer {token}"}
 
 
+def ask(keeper: Doorkeeper, token: Token, rows: int) -> None:
+    with keeper.admitted(token, rows) as handed:
+        handed(rows)
+
+
 def test_who_asks_is_known_by_the_token() -> None:
     keeper = Doorkeeper(TOKENS)
     assert keeper.who(bearer(ANA[0])).name == "ana"
@@ -83,21 +88,18 @@ def test_a_token_for_a_while(tmp_path: Path, expires: str, good: bool) -> None:
 def test_rows_of_a_day() -> None:
     clock = Clock()
     keeper, bo = Doorkeeper(TOKENS, Book(today=clock)), TOKENS[1]
-    with keeper.admitted(bo, 60):
-        pass
+    ask(keeper, bo, 60)
     clock.now += 3600
     with pytest.raises(Problem) as raised, keeper.admitted(bo, 41):
         pass
     assert (raised.value.status, raised.value.headers["Retry-After"]) == (429, str(int(DAY - 3600 + 600)))
     assert raised.value.more == {"limit": "rows"}
-    with keeper.admitted(bo, 40):
-        pass
+    ask(keeper, bo, 40)
     clock.now += DAY - 3600 + 599
     with pytest.raises(Problem), keeper.admitted(bo, 1):
         pass
     clock.now += 1
-    with keeper.admitted(bo, 60):
-        pass
+    ask(keeper, bo, 60)
 
 
 def test_rows_come_back_when_enough_of_them_are_a_day_old() -> None:
@@ -105,8 +107,8 @@ def test_rows_come_back_when_enough_of_them_are_a_day_old() -> None:
     token = Token(name="bo", sha256=BO[1], rows=100)
     keeper = Doorkeeper([token], Book(today=clock))
     for rows in (10, 50, 40):
-        with keeper.admitted(token, rows):
-            clock.now += 3600
+        ask(keeper, token, rows)
+        clock.now += 3600
     for rows, hours in ((10, 0), (11, 1), (60, 1), (61, 2), (100, 2)):
         with pytest.raises(Problem) as raised, keeper.admitted(token, rows):
             pass
@@ -118,8 +120,9 @@ def test_what_is_kept_of_a_token_is_bounded() -> None:
     token = Token(name="bo", sha256=BO[1], rows=10**9, requests=10**6)
     keeper = Doorkeeper([token], Book(today=clock))
     for _ in range(5000):
-        with keeper.admitted(token, 1):
-            clock.now += 60
+        ask(keeper, token, 1)
+        keeper.who(bearer(BO[0]))
+        clock.now += 60
     assert len(keeper.book.used("rows", "bo")) <= 146
     assert sum(map(len, keeper.book.own().uses.values())) <= 146 + 61
 
@@ -148,18 +151,41 @@ def test_what_failed_is_under_way_no_more() -> None:
         pass
 
 
+def test_what_is_not_handed_over_costs_nothing() -> None:
+    clock = Clock()
+    token = Token(name="bo", sha256=BO[1], rows=100)
+    keeper = Doorkeeper([token], Book(today=clock))
+    with keeper.admitted(token, 100) as handed:
+        handed(30)  # and then the connection breaks
+        with pytest.raises(Problem) as raised, keeper.admitted(token, 1):
+            pass  # the others are promised
+        assert raised.value.headers["Retry-After"] == str(int(DAY + 600))
+    ask(keeper, token, 70)
+    with pytest.raises(Problem), keeper.admitted(token, 1):
+        pass
+
+
+def test_more_rows_than_ever_in_a_day() -> None:
+    token = Token(name="bo", sha256=BO[1], rows=100)
+    with pytest.raises(Problem) as raised, Doorkeeper([token]).admitted(token, 101):
+        pass
+    assert (raised.value.status, raised.value.more) == (422, {"limit": "rows", "most": 100})  # to wait would not help
+
+
 def test_requests_in_a_minute() -> None:
     clock = Clock()
-    keeper, bo = Doorkeeper(TOKENS, Book(today=clock)), TOKENS[1]
+    keeper = Doorkeeper(TOKENS, Book(today=clock))
     for _ in range(3):
-        with keeper.admitted(bo, 1):
-            clock.now += 10
-    with pytest.raises(Problem) as raised, keeper.admitted(bo, 1):
-        pass
-    assert (raised.value.status, raised.value.headers["Retry-After"]) == (429, "31")
+        keeper.who(bearer(BO[0]))
+        clock.now += 10
+    for _ in range(5):  # which do not count
+        with pytest.raises(Problem) as raised:
+            keeper.who(bearer(BO[0]))
+        assert (raised.value.status, raised.value.headers["Retry-After"]) == (429, "31")
+        assert raised.value.more == {"limit": "requests"}
     clock.now += 31
-    with keeper.admitted(bo, 1):
-        pass
+    keeper.who(bearer(BO[0]))
+    keeper.who(bearer(ANA[0]))
 
 
 def test_a_file_of_tokens(tmp_path: Path) -> None:

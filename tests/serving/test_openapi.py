@@ -24,7 +24,7 @@ from raygen.serving.auth import Doorkeeper, Token
 from raygen.serving.models import Models
 
 ANA, BO = auth.make(), auth.make()
-TOKENS = [Token(name="ana", sha256=ANA[1]), Token(name="bo", sha256=BO[1], rows=1)]
+TOKENS = [Token(name="ana", sha256=ANA[1]), Token(name="bo", sha256=BO[1], requests=1)]
 CHECKED = (
     "not_a_server_error", "status_code_conformance", "content_type_conformance", "response_headers_conformance",
     "response_schema_conformance", "negative_data_rejection", "unsupported_method", "allow_header_conformance",
@@ -153,6 +153,8 @@ def provoked(
         429: {"authorization": f"Bearer {BO[0]}"},
         431: {"x": "x" * 40_000},
     }.get(status, {})
+    if status == 429:
+        client.get("/v1/models", headers=headers)
     if status == 408:
         monkeypatch.setattr(guard, "SLOWEST", 0.01)
         answer = asyncio.run(unfinished(api, method, path))
