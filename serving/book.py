@@ -46,6 +46,7 @@ class Book:
         self._own = Counts()
         self._heard: Heard | None = None
         self._one_by_one = asyncio.Lock()
+        self._next: asyncio.Task[Heard | None] | None = None  # exchange of totals, which has not begun yet
         self._silence = ""  # why the ledger does not answer
         self.totals, self.levels = self._own.totals, self._own.levels
         self.before: Callable[[], None] = lambda: None
@@ -92,7 +93,9 @@ class Book:
         """
         if self._ledger is None:
             return self.own(), 1
-        heard = await self.exchange(totals=True)
+        if self._next is None or self._next.done():
+            self._next = asyncio.create_task(self.exchange(totals=True))
+        heard = await asyncio.shield(self._next)  # which others wait for, too
         if heard is None:
             hint, wait = f"try again in {PATIENCE:.0f} s", {"Retry-After": f"{PATIENCE:.0f}"}
             raise Problem(503, "what the other replicas have counted is not known at the moment", hint, wait)
@@ -105,6 +108,8 @@ class Book:
         """Tell the ledger, and hear it. Where it does not answer, None, and what it has told before holds."""
         assert self._ledger is not None
         async with self._one_by_one:  # so that it is not told what was so before
+            if totals:  # whoever comes from here on is not to hear of a moment before it asked
+                self._next = None
             try:
                 async with asyncio.timeout(PATIENCE):
                     heard = await self._ledger.exchange(self._name, self.own(), self._heard, totals)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from raygen.serving import book
 from raygen.serving.auth import Doorkeeper, Token
 from raygen.serving.book import Book
 from raygen.serving.ledger import BURIED, SETTLING, SILENT, Counts, Heard, Ledger
@@ -293,12 +294,12 @@ def test_what_the_ledger_does_is_done_in_one_thread() -> None:
 
 
 def test_a_replica_alone_needs_no_ledger() -> None:
-    book = Book()
-    book.count(ASKED, 2)
+    of = Book()
+    of.count(ASKED, 2)
 
     async def all_of() -> Any:
-        async with book.shared():
-            return await book.all()
+        async with of.shared():
+            return await of.all()
 
     counts, replicas = asyncio.run(all_of())
     assert (counts.totals, replicas) == ({ASKED: 2}, 1)
@@ -313,6 +314,32 @@ def test_what_the_ledger_does_not_answer_is_told_once(caplog: pytest.LogCaptureF
     assert ["the ledger" in record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [True]
 
 
+def test_who_asks_for_all_counts_shares_an_exchange(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(book, "PATIENCE", 0.05)
+    began: list[Counts] = []
+
+    class Silent(Endpoint):
+        async def exchange(self, replica: str, own: Counts, heard: Heard | None, totals: bool) -> Heard | None:
+            began.append(own)
+            await asyncio.Event().wait()
+            return None
+
+    async def many() -> None:
+        of = Book(Silent(0))
+        first = asyncio.create_task(of.all())
+        while not began:
+            await asyncio.sleep(0)
+        of.count(ASKED)
+        asked = [asyncio.create_task(of.all()) for _ in range(20)]
+        await asyncio.sleep(0)
+        asked[0].cancel()  # who goes away takes nothing from the others
+        said = await asyncio.gather(first, *asked, return_exceptions=True)
+        assert [type(error) for error in said] == [Problem, asyncio.CancelledError, *[Problem] * 19]
+
+    asyncio.run(many())
+    assert [own.totals.get(ASKED, 0) for own in began] == [0, 1]  # one that began after they had asked
+
+
 def test_exchanges_do_not_overtake_each_other() -> None:
     told: list[float] = []
 
@@ -322,13 +349,13 @@ def test_exchanges_do_not_overtake_each_other() -> None:
             told.append(own.totals.get(ASKED, 0))
             return await self.ledger.exchange(replica, own, heard, totals)
 
-    book = Book(Slow(0))
+    of = Book(Slow(0))
 
     async def two() -> None:
-        first = asyncio.create_task(book.exchange())
+        first = asyncio.create_task(of.exchange())
         await asyncio.sleep(0)
-        book.count(ASKED)
-        await asyncio.gather(first, book.exchange())
+        of.count(ASKED)
+        await asyncio.gather(first, of.exchange())
 
     asyncio.run(two())
     assert told == [0, 1]
