@@ -103,7 +103,7 @@ def app(
     @api.get("/metrics", response_class=Response, responses=openapi.MEASURED)
     async def measured(token: Who) -> Response:
         """How the whole endpoint is doing, all replicas together, for Prometheus."""
-        return Response(await counts.text(), media_type=MEDIA_TYPE)
+        return Response(await counts.text(token), media_type=MEDIA_TYPE)
 
     @api.get("/v1/models", responses=openapi.MODELS)
     async def list_models(token: Who) -> ModelList:

@@ -49,6 +49,8 @@ class Token(BaseModel):
         concurrent: how many rows may be under way for it at once: asked for, and not yet handed over.
         requests: how many requests it may make in a minute, for whatever needs a token; also those that are then refused,
             but for this limit.
+        metrics: whether ``/metrics`` tells it the names of the other tokens, and what is made for each: for who runs the
+            endpoint. Any other token sees its own name alone there.
         expires: from when on it is not good any more: a date, which is its first moment in UTC, or a date and time.
     """
 
@@ -59,6 +61,7 @@ class Token(BaseModel):
     rows: PositiveInt | None = None
     concurrent: PositiveInt | None = None
     requests: PositiveInt | None = None
+    metrics: bool = False
     expires: Annotated[datetime | None, AfterValidator(_in_utc)] = None
 
 
@@ -269,7 +272,7 @@ def _invalid(why: str) -> Problem:
     return Problem(401, f"the bearer token {why}", "ask whoever runs this for another", challenge)
 
 
-ANYBODY = Token(name="anybody", sha256="0" * 64)
+ANYBODY = Token(name="anybody", sha256="0" * 64, metrics=True)
 
 
 _SPANS = {"rows": "24 hours", "requests": "a minute"}

@@ -10,7 +10,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 
-from raygen.serving.auth import UNDER_WAY
+from raygen.serving.auth import UNDER_WAY, Token
 from raygen.serving.book import Book
 from raygen.serving.ledger import Counts, Key
 from raygen.serving.models import Models
@@ -54,12 +54,13 @@ HISTOGRAMS = {
 }
 LEVELS = {
     "raygen_in_flight": Metric("Requests being answered."),
-    UNDER_WAY: Metric("Rows asked for whose answers are not over.", ("token",)),
+    UNDER_WAY: Metric("Rows asked for that are not handed over yet.", ("token",)),
     "raygen_resident_memory_bytes": Metric("Memory of all replicas."),
     "raygen_replicas": Metric("Replicas that count."),
     "raygen_model_info": Metric("1 for each generator that answers.", ("model", "digest", "verdict", "percent")),
 }
 _INFO = "raygen_model_info"
+_BY_TOKEN = {name for name, metric in (TOTALS | LEVELS).items() if metric.labels[-1:] == ("token",)}
 
 
 class Metrics:
@@ -122,8 +123,11 @@ class Metrics:
                 if one is not None:
                     book.levels[_INFO, one.name, one.digest, one.verdict, str(one.percent)] = 1
 
-    async def text(self) -> bytes:
+    async def text(self, reader: Token) -> bytes:
         """Of all replicas, of type `MEDIA_TYPE`.
+
+        Args:
+            reader: who is to read it: without its ``metrics``, what the others ask for is told in one, with no name.
 
         Raises:
             Problem: 503; what they have counted is not known at the moment.
@@ -131,7 +135,19 @@ class Metrics:
         counts, replicas = await self._book.all()
         counts.levels = {key: min(n, 1) if key[0] == _INFO else n for key, n in counts.levels.items()}
         counts.levels["raygen_replicas",] = replicas
+        if not reader.metrics:
+            counts.totals, counts.levels = (_told_to(reader.name, of) for of in (counts.totals, counts.levels))
         return generate_latest(_Families(counts))
+
+
+def _told_to(token: str, counts: dict[Key, float]) -> dict[Key, float]:
+    """Without the names of other tokens, which are the last label of what has any."""
+    told: dict[Key, float] = {}
+    for key, n in counts.items():
+        if key[0] in _BY_TOKEN and key[-1] != token:
+            key = (*key[:-1], "")
+        told[key] = told.get(key, 0) + n
+    return told
 
 
 class _Families(Collector):

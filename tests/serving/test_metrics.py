@@ -22,7 +22,7 @@ from raygen.serving.models import Models
 from raygen.serving.record import Record
 
 ANA, BO = auth.make(), auth.make()
-TOKENS = [Token(name="ana", sha256=ANA[1]), Token(name="bo", sha256=BO[1], rows=100)]
+TOKENS = [Token(name="ana", sha256=ANA[1], metrics=True), Token(name="bo", sha256=BO[1], rows=100)]
 ASKED = {"model": "digits", "rows": 3, "start": 5, "seed": 7}
 
 
@@ -102,6 +102,19 @@ def test_metrics_need_a_token_and_tell_none(client: TestClient) -> None:
         assert secret not in text
 
 
+def test_a_token_reads_no_name_but_its_own(client: TestClient) -> None:
+    bo = {"authorization": f"Bearer {BO[0]}"}
+    client.post("/v1/generate", json=ASKED)
+    client.post("/v1/generate", json={**ASKED, "rows": 5}, headers=bo)
+    text = client.get("/metrics", headers=bo).text
+    found = read(text)
+    assert found["raygen_rows_total", "digits", "bo"] == 5
+    assert found["raygen_rows_total", "digits", ""] == 3  # so that their sum is right
+    assert found["raygen_rows_under_way", "bo"] == 0
+    assert "ana" not in text
+    assert scraped(client)["raygen_rows_total", "digits", "bo"] == 5  # who runs it
+
+
 def test_a_registry_that_cannot_be_followed_is_counted(client: TestClient, of: Models, tmp_path: Path) -> None:
     (tmp_path / "digits/registry/promotions/000002.json").write_text("{}")
     for _ in range(2):
@@ -152,7 +165,7 @@ def test_a_histogram_has_each_value_once() -> None:
         record.spend("compute", seconds)
         metrics.begin()
         metrics.end(record, "/v1/generate", 200, seconds)
-    found = read(asyncio.run(metrics.text()).decode())
+    found = read(asyncio.run(metrics.text(auth.ANYBODY)).decode())
     bounds = [*map(str, HISTOGRAMS["raygen_request_seconds"].bounds), "+Inf"]
     heights = [found["raygen_request_seconds_bucket", bound, "compute"] for bound in bounds]
     assert heights[:2] == [2, 3]
@@ -165,7 +178,7 @@ def test_rows_that_were_made_together() -> None:
     metrics = Metrics(Book(), Models({}))
     for rows in (16, 64, 65):
         metrics.batch("digits", rows, tile=64)
-    found = read(asyncio.run(metrics.text()).decode())
+    found = read(asyncio.run(metrics.text(auth.ANYBODY)).decode())
     assert found["raygen_batch_rows_sum", "digits"] == 145
     assert found["raygen_tile_fill_ratio_sum", "digits"] == pytest.approx(0.25 + 1 + 65 / 128)
 
@@ -194,7 +207,7 @@ def test_any_replica_tells_of_all_and_nothing_goes_backwards(of: Models) -> None
         here.now += 1
         for metrics in replicas:
             await metrics._book.exchange()
-        return read((await replicas[number % len(replicas)].text()).decode())
+        return read((await replicas[number % len(replicas)].text(auth.ANYBODY)).decode())
 
     before: dict[tuple[str, ...], float] = {}
     for number in range(60):
