@@ -7,8 +7,7 @@ conditional DCGAN, 28 × 28, each for another row, with the same bytes, which is
 - *litserve*: a LitAPI that makes a batch with ``Generator.batch`` and answers with raygen's own code, one worker and one
   API server, ZeroMQ, batches of 64 that are waited for 10 ms;
 - *plain*: a deployment of Ray Serve with FastAPI and ``@serve.batch`` that does the same, with Ray Serve's own proxy and
-  settings, but for ``max_ongoing_requests``, whose 5 would be the size of a batch, and 10 ms that a batch is waited for:
-  otherwise each has one request.
+  settings, but for ``max_ongoing_requests``, whose 5 would be the size of a batch, and 10 ms that a batch is waited for.
 
 Needs LitServe (``pip install -e .[bench]``) and wrk (``apt install wrk``), which asks: every client asks again as soon as it
 is answered. Beside the requests per second it prints how much CPU each took, in all processes of the server.
