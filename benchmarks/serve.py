@@ -3,13 +3,14 @@
 Each server runs by itself, on the same machine and over the loopback, and answers questions for one row of the default
 conditional DCGAN, 28 × 28, each for another row, with the same bytes, which is checked before it is timed:
 
-- *raygen*: as ``raygen serve`` runs it, one replica behind HAProxy;
+- *raygen*: ``raygen serve``, with one replica behind HAProxy;
 - *litserve*: a LitAPI that makes a batch with ``Generator.batch`` and answers with raygen's own code, one worker and one
   API server, ZeroMQ, batches of 64: the best of the settings tried (see README.md);
 - *plain*: a deployment of Ray Serve with FastAPI and ``@serve.batch`` that does the same, with Ray Serve's own proxy and
   settings, but for ``max_ongoing_requests``, whose 5 would be the size of a batch.
 
-Needs wrk, which asks: every client asks again as soon as it is answered.
+Needs LitServe (``pip install -e .[bench]``) and wrk (``apt install wrk``), which asks: every client asks again as soon as it
+is answered. Beside the requests per second it prints how much CPU each took, in all processes of the server.
 
     python benchmarks/serve.py [--seconds 60] [--clients 1 64] [--answers json png] [--turns 1]
 """
@@ -20,23 +21,26 @@ import json
 import os
 import shutil
 import signal
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
 import urllib.request
 from pathlib import Path
-from typing import Any
 
+import psutil
 from peers.answer import answered, generator
 
+from raygen.datasets.storage import Folder
+from raygen.jobs.registry import Registry
 from raygen.serving import answers
 
 TARGETS = {"json": 2.0, "png": 3.0}
 KINDS = {"json": answers.JSON, "png": answers.PNG}
-AGAINST = "litserve"
 SEED = 5
 PORT = 18100
+RAYGEN = [str(Path(sys.executable).with_name("raygen")), "serve", "--insecure", "--set", "serve.replicas={min: 1, max: 1}"]
 WARM = 5
 """Seconds that are not counted."""
 ASK = """
@@ -59,47 +63,39 @@ def question(start: int) -> dict[str, int]:
     return {"rows": 1, "start": start, "seed": SEED, "condition": start % 10}
 
 
-def raygen() -> None:
-    import ray
-    from ray import serve
-
-    from raygen.datasets.storage import Folder
-    from raygen.jobs.registry import Registry
-    from raygen.serving.deployment import application
-    from raygen.spec import ServeSpec
-
-    folder = Folder(tempfile.mkdtemp())
-    made = generator()
-    made.save(folder / "generators" / made.digest)
-    registry = Registry(folder)
+def promoted(folder: Path) -> None:
+    """Make the generator current in a project."""
+    made, project = generator(), Folder(folder)
+    made.save(project / "generators" / made.digest)
+    registry = Registry(project)
     registry.keep({"generator": made.digest, "verdict": "passed", "gate": [], "metrics": []})
     registry.promote(made.digest)
-    ray.init(logging_level="ERROR", log_to_driver=False)
-    serve.start(http_options={"host": "127.0.0.1", "port": PORT})
-    spec = ServeSpec(replicas={"min": 1, "max": 1})
-    serve.run(application({"digits": folder.uri}, spec, None, 1_000_000), name="raygen", route_prefix="/")
-    wait()
-    serve.shutdown()
-
-
-def wait() -> None:
-    with contextlib.suppress(KeyboardInterrupt):
-        signal.sigwait([signal.SIGTERM, signal.SIGINT])
 
 
 class Server:
     """One of them in a process group of its own, from when it answers."""
 
-    def __init__(self, name: str, kind: str) -> None:
-        settings = dict(os.environ)
-        if name == "raygen":
-            settings |= {"RAY_SERVE_ENABLE_HA_PROXY": "1", "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1"}
+    def __init__(self, name: str, kind: str, folder: Path) -> None:
         peers = Path(__file__).with_name("peers")
-        settings["PYTHONPATH"] = os.pathsep.join([str(peers.parent), settings.get("PYTHONPATH", "")])
-        script = str(peers / {"litserve": "litserver.py", "plain": "rayserver.py"}.get(name, "../serve.py"))
-        call = [sys.executable, script, *(["--serve"] if name == "raygen" else [KINDS[kind], str(PORT)])]
-        self.log = tempfile.NamedTemporaryFile(prefix=f"{name}-", suffix=".log", delete=False)  # noqa: SIM115 - the process has it
-        self.process = subprocess.Popen(call, stdout=self.log, stderr=self.log, env=settings, start_new_session=True)
+        calls = {
+            "raygen": [
+                str(Path(sys.executable).with_name("raygen")),
+                "serve",
+                str(folder / "digits"),
+                "--insecure",
+                "--port",
+            ],
+            "litserve": [sys.executable, str(peers / "litserver.py"), KINDS[kind]],
+            "plain": [sys.executable, str(peers / "rayserver.py"), KINDS[kind]],
+        }
+        path = os.pathsep.join([str(peers.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+        # Ray's workers would come after all else that the machine has to do, LitServe's would not.
+        settings = {**os.environ, "PYTHONPATH": path, "RAY_worker_niceness": "0"}
+        self.log = (folder / f"{name}.log").open("wb")
+        self.process = subprocess.Popen(
+            [*calls[name], str(PORT)], stdout=self.log, stderr=self.log, env=settings, start_new_session=True
+        )
+        self.whole = psutil.Process(self.process.pid)
         for _ in range(600):
             if self.process.poll() is not None:
                 break
@@ -109,7 +105,17 @@ class Server:
             except OSError:
                 time.sleep(0.2)
         self.__exit__()
-        raise SystemExit(f"{name} does not answer: see {self.log.name}")
+        raise SystemExit(f"{name} does not answer: {Path(self.log.name).read_text()[-2000:]}")
+
+    @property
+    def seconds(self) -> float:
+        """Of CPU, that all its processes have taken."""
+        total = 0.0
+        for process in [self.whole, *self.whole.children(recursive=True)]:
+            with contextlib.suppress(psutil.Error):
+                took = process.cpu_times()
+                total += took.user + took.system
+        return total
 
     def __enter__(self) -> "Server":
         return self
@@ -132,7 +138,7 @@ def ask(start: int, kind: str) -> bytes:
     return content
 
 
-def timed(kind: str, clients: int, seconds: int) -> dict[str, Any]:
+def timed(server: Server, kind: str, clients: int, seconds: int) -> dict[str, float]:
     with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
         script.write(ASK.replace("KIND", KINDS[kind]).replace("SEED", str(SEED)))
         script.flush()
@@ -147,9 +153,11 @@ def timed(kind: str, clients: int, seconds: int) -> dict[str, Any]:
             script.name,
             f"http://127.0.0.1:{PORT}",
         ]
+        before = server.seconds
         done = subprocess.run(call, check=True, stdout=subprocess.PIPE, text=True)
-    found: dict[str, Any] = json.loads(done.stdout[done.stdout.index("{") :])
-    return found
+    found: dict[str, float] = json.loads(done.stdout[done.stdout.index("{") :])
+    rate, cpu = found["requests"] / found["seconds"], 1000 * (server.seconds - before) / found["requests"]
+    return {**found, "rate": rate, "cpu": cpu}
 
 
 def main() -> None:
@@ -159,31 +167,43 @@ def main() -> None:
     parser.add_argument("--answers", nargs="*", default=list(KINDS), choices=KINDS)
     parser.add_argument("--servers", nargs="*", default=["raygen", "litserve", "plain"])
     parser.add_argument("--turns", type=int, default=1)
-    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     asked = parser.parse_args()
-    if asked.serve:
-        raygen()
-        return
     if shutil.which("wrk") is None:
         raise SystemExit("wrk is not installed\n  apt install wrk")
 
     made = generator()
-    figures: dict[str, dict[str, list[dict[str, float]]]] = {}
-    for turn in range(asked.turns):
-        for kind in asked.answers:
-            wanted = answered(made, KINDS[kind], [question(start) for start in range(20)])
-            for name in asked.servers[:: (-1) ** turn]:
-                with Server(name, kind):
-                    assert [ask(start, kind) for start in range(20)] == wanted, f"{name} answers something else"
-                    timed(kind, max(asked.clients), WARM)
-                    for clients in asked.clients:
-                        found = timed(kind, clients, asked.seconds)
-                        assert not found["failed"], found
-                        found["rate"] = found["requests"] / found["seconds"]
-                        figures.setdefault(f"{kind}, {clients} clients", {}).setdefault(name, []).append(found)
-                        print(f"{kind}, {clients} clients, {name}: {found['rate']:,.0f} requests/s, "
-                              f"p50 {found['p50']:.1f} ms, p99 {found['p99']:.1f} ms", flush=True)  # fmt: skip
-    print(figures)
+    found: dict[str, dict[str, list[dict[str, float]]]] = {}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        promoted(folder / "digits")
+        for turn in range(asked.turns):
+            for kind in asked.answers:
+                wanted = answered(made, KINDS[kind], [question(start) for start in range(20)])
+                for server in asked.servers[:: (-1) ** turn]:
+                    with Server(server, kind, folder) as running:
+                        assert [ask(start, kind) for start in range(20)] == wanted, f"{server} answers something else"
+                        timed(running, kind, max(asked.clients), WARM)
+                        for clients in asked.clients:
+                            figure = timed(running, kind, clients, asked.seconds)
+                            assert not figure["failed"], figure
+                            found.setdefault(f"{kind}, {clients} clients", {}).setdefault(server, []).append(figure)
+                            print(
+                                f"{kind}, {clients} clients, {server}: {figure['rate']:,.0f} requests/s, "
+                                f"p50 {figure['p50']:.1f} ms, p99 {figure['p99']:.1f} ms, {figure['cpu']:.2f} ms of CPU",
+                                flush=True,
+                            )
+    figures = {case: {server: middle(each) for server, each in servers.items()} for case, servers in found.items()}
+    ratios: dict[str, dict[str, float]] = {case: {} for case in figures}
+    for case, servers in figures.items():
+        for other in {*servers} - {"raygen"} if "raygen" in servers else ():
+            ratios[case][other] = round(servers["raygen"]["rate"] / servers[other]["rate"], 2)
+    kind = asked.answers[0]
+    print(json.dumps({"name": "serve", "ratio": ratios.get(f"{kind}, {max(asked.clients)} clients", {}).get("litserve"),
+                      "target": TARGETS[kind], "targets": TARGETS, "ratios": ratios, "figures": figures}))  # fmt: skip
+
+
+def middle(figures: list[dict[str, float]]) -> dict[str, float]:
+    return {name: round(statistics.median(figure[name] for figure in figures), 2) for name in ("rate", "p50", "p99", "cpu")}
 
 
 if __name__ == "__main__":

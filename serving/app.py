@@ -24,8 +24,7 @@ from raygen.serving.answers import PNG, Writer
 from raygen.serving.api import Generate, GeneratedImages, Image, Images, Interpolate
 from raygen.serving.api import Models as ModelList
 from raygen.serving.auth import Doorkeeper, Token
-from raygen.serving.metrics import MEDIA_TYPE as MEASURED
-from raygen.serving.metrics import Metrics
+from raygen.serving.metrics import MEDIA_TYPE, Metrics
 from raygen.serving.models import Models, Served
 from raygen.serving.problems import Problem
 from raygen.serving.room import QUEUE, SECONDS, Room, Waits
@@ -92,10 +91,10 @@ def app(
         """That rows can be made: there is nobody to answer before every generator has made some."""
         return {"status": "ok"}
 
-    @api.get("/metrics", response_class=Response, responses={200: {"content": {MEASURED: {}}}})
+    @api.get("/metrics", response_class=Response, responses=openapi.MEASURED)
     async def measured(token: Who) -> Response:
         """How the whole endpoint is doing, all replicas together, for Prometheus."""
-        return Response(await counts.text(), media_type=MEASURED)
+        return Response(await counts.text(), media_type=MEDIA_TYPE)
 
     @api.get("/v1/models", responses=openapi.MODELS)
     async def list_models(token: Who) -> ModelList:

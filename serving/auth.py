@@ -74,21 +74,23 @@ def digest(token: str) -> str:
     return hashlib.sha256(token.encode(errors="surrogatepass")).hexdigest()
 
 
-def issue(name: str, **limits: int | None) -> tuple[str, str]:
+def issue(name: str, **limits: int | str | None) -> tuple[str, str]:
     """A new token, and its line in a file of tokens.
 
     Args:
         name: who is to have it.
-        limits: as of :class:`Token`; None is none.
+        limits: as of :class:`Token`, ``expires`` as text; None is none.
 
     Raises:
-        SpecError: the name is not one.
+        SpecError: the name is not one, or the date.
     """
     secret, sha256 = make()
     entry = {"name": name, "sha256": sha256, **{key: limit for key, limit in limits.items() if limit is not None}}
     try:
         Token.model_validate(entry)
-    except ValidationError:
+    except ValidationError as error:
+        if error.errors()[0]["loc"] == ("expires",):
+            raise SpecError(f"--expires {limits['expires']}: is no date", "as in 2027-07-01, or 2027-07-01T12:00Z") from None
         raise SpecError(f"{name[:80]!r} is no name for a token", "take letters, digits and . _ @ -, at most 64") from None
     return secret, "- {" + ", ".join(f"{key}: {json.dumps(value)}" for key, value in entry.items()) + "}"
 
@@ -218,8 +220,11 @@ class Doorkeeper:
         """While its rows are under way.
 
         Raises:
-            Problem: 429; it has asked for too much, with ``Retry-After``.
+            Problem: 429; it has asked for too much, with ``Retry-After``; 422; it asks for what it never may at once.
         """
+        if token.concurrent is not None and rows > token.concurrent:
+            what, hint = f"this token may ask for {token.concurrent:,} rows at once", "ask for fewer, by start"
+            raise Problem(422, what, hint, more={"limit": "concurrent", "most": token.concurrent})
         book, under_way = self.book, (UNDER_WAY, token.name)
         limits = [("requests", token.requests, 1), ("rows", token.rows, rows)]
         for limit, most, asked in limits:

@@ -31,6 +31,8 @@ PIECE = 1024
 """Rows of a piece of a larger one: what is held at once."""
 LOOK = 2.0
 """Seconds between looks for a promotion."""
+SWITCH = 0.0005
+"""Seconds after which the thread that makes rows and the one that answers take turns; Python's 5 ms are half of a tile."""
 
 
 class Distant:
@@ -69,6 +71,7 @@ class Endpoint:
         ledger: Any = None,
     ) -> None:
         _tell()
+        sys.setswitchinterval(SWITCH)
         self.models = Models({name: Registry(Folder(uri)) for name, uri in projects.items()})
         book = Book(None if ledger is None else Distant(ledger))
         self.doorkeeper = Doorkeeper(None if tokens is None else [Token(**token) for token in tokens], book)
@@ -125,8 +128,9 @@ class Endpoint:
 
 def _tell() -> None:
     """Log to the standard output of the process, which Ray keeps: what happens, and a line of JSON for each request."""
+    output = sys.__stdout__  # what Ray Serve has put in place of sys.stdout writes to a log of its own, around every line
     for name, form in (("raygen", "%(asctime)s %(levelname)s %(message)s"), ("raygen.access", "%(message)s")):
-        logger, handler = logging.getLogger(name), logging.StreamHandler(sys.stdout)
+        logger, handler = logging.getLogger(name), logging.StreamHandler(output)
         handler.setFormatter(logging.Formatter(form))
         logger.handlers, logger.propagate = [handler], False
         logger.setLevel(logging.INFO)

@@ -7,6 +7,7 @@ from fastapi.openapi.utils import get_openapi
 
 from raygen.serving import answers
 from raygen.serving.api import ProblemDetails, Rows
+from raygen.serving.metrics import MEDIA_TYPE as METRICS
 from raygen.serving.problems import MEDIA_TYPE, Problem
 
 Responses = dict[int | str, dict[str, Any]]
@@ -32,7 +33,7 @@ PROBLEMS = {
     422: ("Not what can be asked", Problem(422, "rows: Input should be greater than or equal to 1")),
     429: (
         "More than this token may ask for",
-        Problem(429, "this token may ask for 100 rows at once", "try again in 1 s"),
+        Problem(429, "this token may ask for 100 rows in 24 hours", "try again in 3600 s"),
     ),
     431: ("Too long", Problem(431, "the headers have more than 32,768 bytes", "send fewer")),
     500: ("raygen failed", Problem(500, "raygen failed at this; it is in its log", "quote the request_id")),
@@ -104,6 +105,14 @@ _MODEL = {
     "columns": {"age": "int64", "income": "string"}, "interpolates": False,
 }  # fmt: skip
 MODELS: Responses = {**_answer("What is served", {"object": "list", "data": [_MODEL]}), **problems(401)}
+_COUNTED = 'raygen_requests_total{model="digits",route="/v1/generate",status="200"} 3.0\n'
+MEASURED: Responses = {
+    200: {
+        "description": "The text format of Prometheus",
+        "content": {METRICS: {"schema": {"type": "string"}, "example": _COUNTED}},
+    },
+    **problems(401),
+}
 HEALTH: Responses = {**_answer("It can", {"status": "ok"}), **problems()}
 
 

@@ -42,8 +42,9 @@ class Pages:
             raise RaygenError(f"{rows!r} rows from {self.at!r} on cannot be asked for", "give whole numbers, 1 row or more")
         self.end, self.most, self.digest = self.at + rows, most, given.get("digest")
         self._transfer, self._asked, self._given = transfer, given, "digest" in given
-        condition = given.get("condition")
-        self._shown = None if condition is None or isinstance(condition, str | int) else [*condition]
+        condition: Any = given.get("condition")
+        listed = hasattr(condition, "__iter__") and not isinstance(condition, str)
+        self._shown = [*condition] if listed else None
         if self._shown is not None and len(self._shown) != rows:
             raise RaygenError(f"{len(self._shown)} conditions for {rows} rows", "give one value, or one for each row")
 

@@ -110,11 +110,18 @@ def _made(taken: Sequence[_Asked]) -> list[Answer]:
     served, began = taken[0].served, time.perf_counter()
     batches = served.generator.batch([one.ask for one in taken])
     computed = time.perf_counter()
-    table = served.codec.decode({name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]})
+    # Arrow pads what is cut out of a table with what comes after it, which is somebody else's.
+    joint = [batch for one, batch in zip(taken, batches, strict=True) if one.kind != answers.ARROW]
+    decode = served.codec.decode
+    table = decode({name: np.concatenate([batch[name] for batch in joint]) for name in joint[0]}) if joint else None
     contents, start = [], 0
-    for one in taken:
-        contents.append(answers.whole(one.kind, served.codec, table.slice(start, len(one.ask.rows))))
-        start += len(one.ask.rows)
+    for one, batch in zip(taken, batches, strict=True):
+        if table is None or one.kind == answers.ARROW:
+            rows = decode(batch)
+        else:
+            rows = table.slice(start, len(one.ask.rows))
+            start += len(rows)
+        contents.append(answers.whole(one.kind, served.codec, rows))
     encoded = time.perf_counter()
     return [
         Answer(content, began - one.since, computed - began, encoded - computed)

@@ -185,8 +185,8 @@ def _json(asked: Mapping[str, Any]) -> bytes:
 
 
 def _plain(value: Any) -> Any:
-    """Dates as text, and numbers of numpy as numbers."""
-    for method in ("isoformat", "item"):
+    """Dates as text, and values of numpy and Arrow as what they are."""
+    for method in ("isoformat", "item", "as_py"):
         if hasattr(value, method):
             return getattr(value, method)()
     raise TypeError(f"{type(value).__name__} is no plain value")

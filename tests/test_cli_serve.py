@@ -10,6 +10,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,10 @@ def test_a_token_is_told_once_and_its_digest_is_listed(tmp_path: Path) -> None:
     before = file.read_text()
     assert "same name" in refused("token", "ana", "--file", file)
     assert "no name for a token" in refused("token", "a b", "--file", file)
+    assert "soon: is no date" in refused("token", "bo", "--file", file, "--expires", "soon")
     assert file.read_text() == before
+    raygen("token", "bo", "--file", file, "--expires", "2027-07-01")
+    assert auth.read(file)[-1].expires == datetime(2027, 7, 1, tzinfo=UTC)
 
 
 def test_without_a_file_the_line_to_add_is_told() -> None:

@@ -1,5 +1,6 @@
 """The commands ``raygen serve``, an endpoint, and ``raygen token``, for whoever may ask it."""
 
+import importlib.util
 import ipaddress
 import os
 import signal
@@ -52,6 +53,7 @@ def serve(
             print(dump(served.config(host, port, tokens, insecure)), end="")
             return
         known = None if insecure else auth.known(tokens)
+        _require("fastapi", "prometheus_client")
         deployment.check_free(host, port)
         served.check()
         for name, digest in served.digests.items():
@@ -81,13 +83,14 @@ def token(
     rows: Annotated[int | None, typer.Option("--rows", min=1, help="It may ask for in 24 hours.")] = None,
     concurrent: Annotated[int | None, typer.Option("--concurrent", min=1, help="Rows under way at once.")] = None,
     requests: Annotated[int | None, typer.Option("--requests", min=1, help="Requests in a minute.")] = None,
+    expires: Annotated[str | None, typer.Option("--expires", metavar="DATE", help="From when on it is not good.")] = None,
     debug: Debug = False,
 ) -> None:
     """Make a token for whoever is to ask an endpoint. It is printed once; the list has only its SHA-256."""
     with errors(debug):
         from raygen.serving import auth
 
-        secret, entry = auth.issue(name, rows=rows, concurrent=concurrent, requests=requests)
+        secret, entry = auth.issue(name, rows=rows, concurrent=concurrent, requests=requests, expires=expires)
         if file is None:
             typer.echo("add this line to the list of tokens, and give the token to whoever it is for:", err=True)
             typer.echo(entry, err=True)
@@ -95,6 +98,12 @@ def token(
             auth.add(file, entry)
             typer.echo(f"added {name} to {file}; the token, which is nowhere else:", err=True)
         print(secret)
+
+
+def _require(*packages: str) -> None:
+    for package in packages:
+        if importlib.util.find_spec(package) is None:
+            raise RaygenError(f"raygen serve needs the package {package}", "pip install 'raygen[serve]'")
 
 
 def _check_who_is_let_in(host: str, insecure: bool, tokens: Path | None) -> None:

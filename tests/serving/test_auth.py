@@ -134,6 +134,12 @@ def test_rows_at_once() -> None:
         pass
 
 
+def test_more_rows_than_ever_at_once() -> None:
+    with pytest.raises(Problem) as raised, Doorkeeper(TOKENS).admitted(TOKENS[1], 61):
+        pass
+    assert (raised.value.status, raised.value.more["most"]) == (422, 60)  # to wait would not help
+
+
 def test_what_failed_is_under_way_no_more() -> None:
     keeper, bo = Doorkeeper(TOKENS), TOKENS[1]
     with pytest.raises(RuntimeError), keeper.admitted(bo, 40):

@@ -92,7 +92,9 @@ def test_rows_are_those_of_the_generator(client: raygen.Client, models: Models) 
 def test_a_condition_for_each_row(client: raygen.Client, models: Models) -> None:
     shown = [(3, 7, 0)[row % 3] for row in range(stream.LISTED + 100)]  # more than one request has
     wanted = models.find("digits").generator.sample(range(7, 7 + len(shown)), 5, shown)
-    assert client.generate(len(shown), **ASKED, condition=shown).equals(wanted)
+    for column in (shown, np.array(shown), pa.array(shown)):
+        assert client.generate(len(shown), **ASKED, condition=column).equals(wanted)  # type: ignore[arg-type]
+    assert client.generate(2, **ASKED, condition=np.int64(7)).equals(rows(models, 2, condition=7))  # type: ignore[arg-type]
 
 
 def test_what_is_served(client: raygen.Client, models: Models) -> None:
@@ -267,6 +269,13 @@ def passed(source: socket.socket, target: socket.socket) -> None:
     target.shutdown(socket.SHUT_WR)
 
 
+def test_a_token_that_may_have_few_rows_at_once(models: Models) -> None:
+    token, sha256 = auth.make()
+    api = endpoints.api(models, [Token(name="ana", sha256=sha256, concurrent=500)])
+    with endpoints.served(api) as port, raygen.Client(f"http://127.0.0.1:{port}", token=token, timeout=20) as client:
+        assert client.generate(1001, **ASKED).equals(rows(models, 1001))
+
+
 def test_tokens(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
     token, sha256 = auth.make()
     with endpoints.served(endpoints.api(models, [Token(name="ana", sha256=sha256)])) as port:
@@ -306,6 +315,8 @@ def test_what_is_no_endpoint(url: str, options: dict[str, object]) -> None:
         {"seeds": 1},
         {"where": {"a": {1}}},
         {"condition": [7, 7]},
+        {"condition": 7.0},
+        {"condition": {"label": 7}},
     ],
 )
 def test_what_cannot_be_asked(client: raygen.Client, asked: dict[str, object]) -> None:

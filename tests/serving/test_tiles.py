@@ -1,0 +1,123 @@
+"""Few rows for several who ask: the rows of the generator whoever else asks, and nobody waits for who has gone or failed."""
+
+import asyncio
+import json
+from collections.abc import Coroutine
+from typing import Any
+
+import endpoints
+import pytest
+
+from raygen.datasets.storage import Folder
+from raygen.generators.generator import Generator
+from raygen.jobs.registry import Registry
+from raygen.serving import answers
+from raygen.serving.answers import ARROW, JSON, PNG, ZIP
+from raygen.serving.api import Generate
+from raygen.serving.models import Models, Served
+from raygen.serving.problems import Problem
+from raygen.serving.tiles import MOST, Tiles
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> list[Served]:
+    folder = tmp_path_factory.mktemp("store")
+    for seed, name in enumerate(("digits", "others")):
+        endpoints.promoted(Folder(folder / name), endpoints.digits(seed))
+    return [*Models({name: Registry(Folder(folder / name)) for name in ("digits", "others")})]
+
+
+@pytest.fixture
+def sizes() -> list[int]:
+    """Of the tiles that were made, in rows."""
+    return []
+
+
+def run(sizes: list[int], asked: Any) -> Any:
+    async def main() -> Any:
+        return await asked(Tiles(asyncio.Lock(), lambda name, rows, tile: sizes.append(rows)))
+
+    return asyncio.run(main())
+
+
+def alone(served: Served, asked: Generate, kind: str) -> bytes:
+    rows = range(asked.start, asked.start + asked.rows)
+    return answers.whole(kind, served.codec, served.generator.sample(rows, asked.seed, asked.condition))
+
+
+def test_answers_are_those_of_who_asks_alone(served: list[Served], sizes: list[int]) -> None:
+    asked = [
+        (served[n % 2], Generate(rows=1 + n % 3, start=60 + n, seed=n % 5, condition=[7, 3, None][n % 3]), kind)
+        for n, kind in enumerate((JSON, PNG, ARROW, ZIP) * 6)
+    ]
+
+    async def together(tiles: Tiles) -> list[bytes]:
+        return await asyncio.gather(*(tiles.answer(*one) for one in asked))
+
+    assert run(sizes, together) == [alone(*one) for one in asked]
+    assert len(sizes) == 2  # one for each generator
+
+
+def test_more_than_is_made_at_once(served: list[Served], sizes: list[int]) -> None:
+    asked = [Generate(rows=100, start=100 * n) for n in range(4)]
+
+    async def together(tiles: Tiles) -> list[bytes]:
+        return await asyncio.gather(*(tiles.answer(served[0], one, JSON) for one in asked))
+
+    made = run(sizes, together)
+    assert [len(json.loads(content)["rows"]) for content in made] == [100] * 4
+    assert max(sizes) <= MOST
+    assert sum(sizes) == 400
+
+
+def test_who_asks_while_rows_are_made_is_next(served: list[Served], sizes: list[int]) -> None:
+    async def one_after_the_other(tiles: Tiles) -> bytes:
+        await tiles.answer(served[0], Generate(start=1), JSON)
+        return await tiles.answer(served[0], Generate(start=2), JSON)
+
+    assert run(sizes, one_after_the_other) == alone(served[0], Generate(start=2), JSON)
+    assert sizes == [1, 1]
+
+
+def test_who_has_gone_is_not_worked_for(served: list[Served], sizes: list[int]) -> None:
+    async def gone(tiles: Tiles) -> list[Any]:
+        asks = [asyncio.create_task(tiles.answer(served[0], Generate(start=n), JSON)) for n in range(3)]
+        await asyncio.sleep(0)  # all wait
+        asks[1].cancel()
+        return await asyncio.gather(*asks, return_exceptions=True)
+
+    found = run(sizes, gone)
+    assert isinstance(found[1], asyncio.CancelledError)
+    assert [found[0], found[2]] == [alone(served[0], Generate(start=n), JSON) for n in (0, 2)]
+    assert sizes == [2]
+
+
+def test_what_cannot_be_asked_spoils_nothing(served: list[Served], sizes: list[int]) -> None:
+    async def wrong(tiles: Tiles) -> list[Any]:
+        asks: list[Coroutine[Any, Any, bytes]] = [
+            tiles.answer(served[0], Generate(condition=condition), JSON) for condition in (7, 10)
+        ]
+        return await asyncio.gather(*asks, return_exceptions=True)
+
+    good, bad = run(sizes, wrong)
+    assert good == alone(served[0], Generate(condition=7), JSON)
+    assert isinstance(bad, Problem)
+    assert bad.status == 422
+
+
+def test_what_fails_is_told_and_what_comes_after_is_made(
+    served: list[Served], sizes: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: Generator, asked: Any) -> Any:
+        raise MemoryError
+
+    async def after_a_failure(tiles: Tiles) -> tuple[list[Any], bytes]:
+        with monkeypatch.context() as broken:
+            broken.setattr(Generator, "batch", fail)
+            asks = [tiles.answer(served[0], Generate(start=n), JSON) for n in range(2)]
+            failed = await asyncio.gather(*asks, return_exceptions=True)
+        return failed, await tiles.answer(served[0], Generate(), JSON)
+
+    failed, content = run(sizes, after_a_failure)
+    assert [type(error) for error in failed] == [MemoryError] * 2
+    assert content == alone(served[0], Generate(), JSON)
