@@ -20,7 +20,7 @@ from starlette.types import Receive, Scope, Send
 
 from raygen.errors import RaygenError
 from raygen.serving import answers, guard, openapi, page, record, tiles
-from raygen.serving.answers import PNG, Writer
+from raygen.serving.answers import Writer
 from raygen.serving.api import Generate, GeneratedImages, Image, Images, Interpolate
 from raygen.serving.api import Models as ModelList
 from raygen.serving.auth import Doorkeeper, Token
@@ -80,12 +80,13 @@ def app(
     async def admitted(request: Request) -> Token:
         return doorkeeper.who(request.headers)
 
-    def counting(token: Token, served: Served, asked: Generate | Interpolate, most: int = most_rows) -> Count:
+    def counting(token: Token, served: Served, asked: Generate | Interpolate, kind: str) -> Count:
         """What counts rows as they are made for who asks for them, which the log is to tell.
 
         Raises:
             Problem: 422; they are more than one request may have.
         """
+        most = min(most_rows, answers.most(kind, served.codec) or most_rows)
         if asked.rows > most:
             what, hint = f"{asked.rows:,} rows are too many for one request", f"ask for at most {most:,}, by start"
             raise Problem(422, what, hint, more={"most": most})
@@ -112,10 +113,9 @@ def app(
 
     async def generate(asked: Generate, token: Who, accept: Accept = None) -> Response:
         """Rows by their numbers, in the type that ``Accept`` likes best."""
-        served = models.find(asked.model, asked.digest)
+        served = await models.look(asked.model, asked.digest)
         kind = answers.media_type(accept, not served.codec.is_table)
-        most = min(most_rows, answers.MOST_IN_A_GRID) if kind == PNG else most_rows
-        counted = counting(token, served, asked, most)
+        counted = counting(token, served, asked, kind)
         under_way = doorkeeper.admitted(token, asked.rows)
         told = {"raygen-digest": served.digest, "raygen-rows": f"{asked.start}-{asked.start + asked.rows}"}
         if few is not None and asked.rows <= tiles.MOST and asked.where is None:
@@ -141,9 +141,9 @@ def app(
     @api.post("/v1/interpolate", response_class=Response, responses=openapi.BETWEEN)
     async def interpolate(asked: Interpolate, token: Who, accept: Accept = None) -> Response:
         """What is between two rows, in the type that ``Accept`` likes best."""
-        served = models.find(asked.model, asked.digest)
+        served = await models.look(asked.model, asked.digest)
         kind = answers.media_type(accept, not served.codec.is_table)
-        counted = counting(token, served, asked)
+        counted = counting(token, served, asked, kind)
         under_way = doorkeeper.admitted(token, asked.rows)
         pieces = _pieces(make(served, asked), answers.writer(kind, served.codec), under_way, counted)
         data = b"".join([piece async for piece in pieces])
@@ -161,7 +161,7 @@ def app(
         seed = random.SystemRandom().randrange(2**53) if asked.seed is None else asked.seed
         shown = _prompted(asked.prompt, served)  # in a list, where a null would be anything if it were alone
         rows = Generate(model=served.name, rows=asked.n, seed=seed, condition=[shown] * asked.n)
-        counted = counting(token, served, rows)
+        counted = counting(token, served, rows, answers.JSON)
         with doorkeeper.admitted(token, asked.n) as handed:
             files = [file async for table in make(served, rows) for file in answers.files(table, served.codec)]
             handed(asked.n)
