@@ -71,8 +71,9 @@ def test_a_token_is_told_once_and_its_digest_is_listed(tmp_path: Path) -> None:
     assert "no name for a token" in refused("token", "a b", "--file", file)
     assert "soon: is no date" in refused("token", "bo", "--file", file, "--expires", "soon")
     assert file.read_text() == before
-    raygen("token", "bo", "--file", file, "--expires", "2027-07-01")
+    raygen("token", "bo", "--file", file, "--expires", "2027-07-01", "--metrics")
     assert auth.read(file)[-1].expires == datetime(2027, 7, 1, tzinfo=UTC)
+    assert [token.metrics for token in auth.read(file)] == [False, False, True]
 
 
 def test_without_a_file_the_line_to_add_is_told() -> None:

@@ -83,6 +83,7 @@ def token(
     rows: Annotated[int | None, typer.Option("--rows", min=1, help="It may ask for in 24 hours.")] = None,
     concurrent: Annotated[int | None, typer.Option("--concurrent", min=1, help="Rows under way at once.")] = None,
     requests: Annotated[int | None, typer.Option("--requests", min=1, help="Requests in a minute.")] = None,
+    metrics: Annotated[bool, typer.Option("--metrics", help="/metrics tells it the names of all tokens.")] = False,
     expires: Annotated[str | None, typer.Option("--expires", metavar="DATE", help="From when on it is not good.")] = None,
     debug: Debug = False,
 ) -> None:
@@ -90,7 +91,8 @@ def token(
     with errors(debug):
         from raygen.serving import auth
 
-        secret, entry = auth.issue(name, rows=rows, concurrent=concurrent, requests=requests, expires=expires)
+        limits = {"rows": rows, "concurrent": concurrent, "requests": requests, "metrics": metrics or None}
+        secret, entry = auth.issue(name, **limits, expires=expires)
         if file is None:
             typer.echo("add this line to the list of tokens, and give the token to whoever it is for:", err=True)
             typer.echo(entry, err=True)
