@@ -157,7 +157,10 @@ def application(projects: Mapping[str, str], spec: ServeSpec, tokens: Sequence[T
     # It computes next to nothing, and must not wait for a CPU that replicas have.
     counting = serve.deployment(name="ledger", max_ongoing_requests=10_000, ray_actor_options={"num_cpus": 0})(Ledger).bind()
     listed = None if tokens is None else [token.model_dump() for token in tokens]
-    return deployment.bind(dict(projects), listed, spec.max_rows, spec.queue, spec.timeout_s, counting)
+    # Ray lets a replica that reserves no GPU see all of them: one that took the first would take somebody else's, and its
+    # rows would be others, in their last bits, than those of a replica on a machine without any.
+    device = None if spec.gpus else "cpu"
+    return deployment.bind(dict(projects), listed, spec.max_rows, spec.queue, spec.timeout_s, counting, device)
 
 
 def _until_ready(url: str, patience: float) -> None:

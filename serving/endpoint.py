@@ -59,6 +59,7 @@ class Endpoint:
         queue: requests under way at once.
         timeout_s: seconds without progress that one may take.
         ledger: the deployment that adds up what all replicas count; None where there is one replica.
+        device: where they compute; a GPU where there is one by default.
     """
 
     def __init__(
@@ -69,10 +70,11 @@ class Endpoint:
         queue: int = QUEUE,
         timeout_s: float = SECONDS,
         ledger: Any = None,
+        device: str | None = None,
     ) -> None:
         _tell()
         sys.setswitchinterval(SWITCH)
-        self.models = Models({name: Registry(Folder(uri)) for name, uri in projects.items()})
+        self.models = Models({name: Registry(Folder(uri)) for name, uri in projects.items()}, device)
         book = Book(None if ledger is None else Distant(ledger))
         self.doorkeeper = Doorkeeper(None if tokens is None else [Token(**token) for token in tokens], book)
         self.metrics = Metrics(book, self.models)

@@ -82,6 +82,7 @@ class Models:
 
     Args:
         registries: of the projects, by name.
+        device: where they compute; a GPU where there is one by default.
 
     Attributes:
         failures: how many looks at a project found what cannot be served, by its name.
@@ -90,13 +91,13 @@ class Models:
         RaygenError: a project has no current generator, or it cannot be read.
     """
 
-    def __init__(self, registries: Mapping[str, Registry]) -> None:
-        self._registries = dict(registries)
+    def __init__(self, registries: Mapping[str, Registry], device: str | None = None) -> None:
+        self._registries, self._device = dict(registries), device
         self.failures = dict.fromkeys(self._registries, 0)
         self._told: dict[str, str] = {}  # what was wrong at the last look, of those where something was
         self._served = {}
         for name, registry in self._registries.items():
-            self._served[name], wrong = _looked(name, registry, None)
+            self._served[name], wrong = _looked(name, registry, None, device)
             self._tell(name, wrong)
         self._lock = threading.Lock()
 
@@ -137,7 +138,7 @@ class Models:
         with self._lock:
             for name, registry in self._registries.items():
                 try:
-                    found, wrong = _looked(name, registry, self._served[name])
+                    found, wrong = _looked(name, registry, self._served[name], self._device)
                 except Exception as error:  # also one that nobody thought of: the next look may do better
                     self._tell(name, error)
                     continue
@@ -172,7 +173,7 @@ class Models:
         return thread
 
 
-def _looked(name: str, registry: Registry, before: Served | None) -> tuple[Served, Exception | None]:
+def _looked(name: str, registry: Registry, before: Served | None, device: str | None) -> tuple[Served, Exception | None]:
     """What is to answer for a project, which is the one of before where nothing has changed; and what is wrong with the
     canary, without which the current one answers all."""
     current, canary, _ = registry.holding()
@@ -187,7 +188,7 @@ def _looked(name: str, registry: Registry, before: Served | None) -> tuple[Serve
         have = known.get(promotion.digest)
         if have is not None and have.canary is None and have.promotion.number == promotion.number:
             return have
-        return Served(name, have.generator if have else _load(registry, promotion.digest), promotion)
+        return Served(name, have.generator if have else _load(registry, promotion.digest, device), promotion)
 
     numbers = [found.number for found in (current, canary) if found is not None]
     if before is not None and [before.promotion.number, *(one.promotion.number for one in _beside(before))] == numbers:
@@ -205,13 +206,13 @@ def _beside(served: Served) -> list[Served]:
     return [] if served.canary is None else [served.canary]
 
 
-def _load(registry: Registry, digest: str) -> Generator:
+def _load(registry: Registry, digest: str, device: str | None) -> Generator:
     """A generator, having made a tile of rows."""
-    generator = Generator.load((registry.folder / "generators" / digest).uri)
+    generator = Generator.load((registry.folder / "generators" / digest).uri, device)
     if generator.digest != digest:
         raise OutputError(f"{registry.folder.uri}: the generator {digest[:SHORT]} is another by its digest", "restore it")
     generator.sample(range(generator.tile), seed=0)
-    assert generator.any_slot in (True, False)  # tried now, rather than by the first who asks
+    bool(generator.any_slot)  # tried now, rather than by the first who asks
     return generator
 
 
