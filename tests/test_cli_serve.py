@@ -152,6 +152,7 @@ def test_the_config_is_one_of_ray_serve(store: Path, monkeypatch: pytest.MonkeyP
     done = raygen("serve", path, "elsewhere/others", "--tokens", "t.yaml", "--print-config", "--set", "serve.queue=99",
                   "--host", "0.0.0.0", "--port", "9000")  # fmt: skip
     assert done.exit_code == 0, done.output
+    assert "# export RAY_SERVE_ENABLE_HA_PROXY=1\n" in done.stdout
     config = yaml.safe_load(done.stdout)
     ServeDeploySchema.model_validate(config)
     assert config["http_options"] == {"host": "0.0.0.0", "port": 9000}
