@@ -45,6 +45,7 @@ def app(
     waits: Waits | None = None,
     few: Few | None = None,
     metrics: Metrics | None = None,
+    loopback: bool = False,
 ) -> FastAPI:
     """The application.
 
@@ -58,6 +59,7 @@ def app(
         waits: is told how long the first byte of each answer took.
         few: answers who asks for few rows, together with others; by default they are made as many are.
         metrics: where it is counted what is asked for, and made.
+        loopback: whether only who calls it by a name of this machine is answered; see ``guard``.
     """
     api = FastAPI(
         title="raygen",
@@ -72,7 +74,7 @@ def app(
     setattr(api, "openapi", lambda: openapi.document(api))  # noqa: B010 - as FastAPI's own manual does
     api.add_middleware(Room, most=queue, seconds=timeout_s, waits=waits)
     counts = metrics or Metrics(doorkeeper.book, models)
-    guard.protect(api, counts)
+    guard.protect(api, counts, loopback)
     page.route(api)
 
     async def admitted(request: Request) -> Token:

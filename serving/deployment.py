@@ -75,7 +75,7 @@ def served(
     Args:
         projects: ``<storage>/<name>`` of what is served, by name; absolute, or ``s3://``.
         spec: how many replicas, and what they take on.
-        tokens: who may ask; None for everybody.
+        tokens: who may ask; None for everybody who calls it by a name of this machine, such as ``localhost``.
         host: where it listens. Replicas on other machines need one that those reach, such as ``0.0.0.0``.
         port: of it.
         patience: seconds in which it has to be able to generate.

@@ -78,6 +78,7 @@ class Endpoint:
         book = Book(None if ledger is None else Distant(ledger))
         self.doorkeeper = Doorkeeper(None if tokens is None else [Token(**token) for token in tokens], book)
         self.metrics = Metrics(book, self.models)
+        self.insecure = tokens is None
         self.most_rows, self.queue, self.timeout_s = most_rows, queue, timeout_s
         self.waits = Waits()
         self.computing = asyncio.Lock()  # one at a time: each uses all the threads that torch has
@@ -90,7 +91,7 @@ class Endpoint:
         return app(
             self.models, self.doorkeeper, self.rows, self.most_rows,
             queue=self.queue, timeout_s=self.timeout_s, waits=self.waits, few=self.tiles.answer,
-            metrics=self.metrics,
+            metrics=self.metrics, loopback=self.insecure,
         )  # fmt: skip
 
     def record_autoscaling_stats(self) -> dict[str, float]:
