@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import platform
+import threading
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -28,6 +29,7 @@ from raygen.generators.families import family
 from raygen.generators.networks import Layout, Tokens
 from raygen.options import FAMILIES, GeneratorSpec
 
+_ALONE = threading.Lock()  # held while a tile is computed
 SAMPLES = 100  # of the latent, for a row's likelihood
 _SPEC: TypeAdapter[GeneratorSpec] = TypeAdapter(GeneratorSpec)
 
@@ -250,9 +252,8 @@ class Generator:
         given, compute = (
             (self._given(rows, classes), self.sampler.__call__) if self.codec.is_table else (classes, self._make)
         )
-        with threads(self.sampler.threads):
-            straight = self._tile(compute, drawn, given)
-            other = self._tile(compute, drawn[turned], None if given is None else given[turned])
+        straight = self._tile(compute, drawn, given)
+        other = self._tile(compute, drawn[turned], None if given is None else given[turned])
         return straight[turned].tobytes() == other.tobytes()
 
     def complete(
@@ -422,22 +423,20 @@ class Generator:
         What computes it is given noise ``(tile, width)``, and of each part as many rows.
         """
         draw = noise.uniforms if self.sampler.uniform else noise.normals
-        with threads(self.sampler.threads):
-            for start in range(rows.start - rows.start % self.tile, rows.stop, self.tile):
-                first, last = max(start, rows.start), min(start + self.tile, rows.stop)
-                asked, slots = slice(first - rows.start, last - rows.start), slice(first - start, last - start)
-                drawn = draw(seed, purpose, range(start, start + self.tile), width)
-                given = (None if part is None else self._padded(part[asked], slots) for part in parts)
-                out[asked] = self._tile(compute, drawn, *given)[slots]
+        for start in range(rows.start - rows.start % self.tile, rows.stop, self.tile):
+            first, last = max(start, rows.start), min(start + self.tile, rows.stop)
+            asked, slots = slice(first - rows.start, last - rows.start), slice(first - start, last - start)
+            drawn = draw(seed, purpose, range(start, start + self.tile), width)
+            given = (None if part is None else self._padded(part[asked], slots) for part in parts)
+            out[asked] = self._tile(compute, drawn, *given)[slots]
         return out
 
     def _packed(self, out: np.ndarray, compute: Callable[..., Tensor], *parts: np.ndarray | None) -> np.ndarray:
         """Fill ``out`` with what is computed of parts, as many rows each, by whole tiles from its first row on."""
-        with threads(self.sampler.threads):
-            for start in range(0, len(out), self.tile):
-                rows, slots = slice(start, start + self.tile), slice(0, min(self.tile, len(out) - start))
-                given = (None if part is None else self._padded(part[rows], slots) for part in parts)
-                out[rows] = self._tile(compute, *given)[slots]
+        for start in range(0, len(out), self.tile):
+            rows, slots = slice(start, start + self.tile), slice(0, min(self.tile, len(out) - start))
+            given = (None if part is None else self._padded(part[rows], slots) for part in parts)
+            out[rows] = self._tile(compute, *given)[slots]
         return out
 
     def _padded(self, part: np.ndarray, slots: slice) -> np.ndarray:
@@ -449,8 +448,13 @@ class Generator:
     @torch.inference_mode()
     def _tile(self, compute: Callable[..., Tensor], *parts: np.ndarray | None) -> np.ndarray:
         given = (None if part is None else torch.from_numpy(part).to(self._device) for part in parts)
-        # On GPUs: no algorithm chosen by its speed of today, none that adds up in any order, and whole float32.
-        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+        # Threads and flags are the process's, and each puts back what it found: two at once would do so under each other.
+        with (
+            _ALONE,
+            threads(self.sampler.threads),
+            # On GPUs: no algorithm chosen by its speed of today, none that adds up in any order, and whole float32.
+            torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False),
+        ):
             made: np.ndarray = compute(*given).cpu().numpy()
         return made
 

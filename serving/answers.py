@@ -21,7 +21,10 @@ JSON, ARROW, PARQUET = "application/json", "application/vnd.apache.arrow.stream"
 PNG, ZIP = "image/png", "application/zip"
 MEDIA_TYPES = (JSON, ARROW, PARQUET, PNG, ZIP)
 GRID = 10  # pictures side by side in one PNG
-MOST_IN_A_GRID = 1000
+MOST_IN_A_GRID, MOST_VALUES = 1000, 50_000_000
+"""Pictures of one PNG at the most, and values of its pixels."""
+MOST_IN_A_ZIP = 10_000
+"""Files, of which each is noted until the end."""
 
 
 def media_type(accept: str | None, has_images: bool) -> str:
@@ -66,6 +69,16 @@ def _ranges(accept: str) -> list[tuple[str, float]]:
 
 def _matches(kind: str, of: str) -> bool:
     return of in ("*/*", kind) or (of.endswith("/*") and kind.startswith(of[:-1]))
+
+
+def most(kind: str, codec: Codec) -> int | None:
+    """Rows of an answer at the most; None for any number, since it is written as it is made."""
+    if kind == ZIP:
+        return MOST_IN_A_ZIP
+    if kind == PNG:
+        size = codec.image[1]
+        return max(1, min(MOST_IN_A_GRID, MOST_VALUES // (size.height * size.width * size.channels)))
+    return None
 
 
 class Writer(ABC):

@@ -20,7 +20,7 @@ from starlette.types import Receive, Scope, Send
 
 from raygen.errors import RaygenError
 from raygen.serving import answers, guard, openapi, page, record, tiles
-from raygen.serving.answers import PNG, Writer
+from raygen.serving.answers import Writer
 from raygen.serving.api import Generate, GeneratedImages, Image, Images, Interpolate
 from raygen.serving.api import Models as ModelList
 from raygen.serving.auth import Doorkeeper, Token
@@ -105,9 +105,9 @@ def app(
 
     async def generate(asked: Generate, token: Who, accept: Accept = None) -> Response:
         """Rows by their numbers, in the type that ``Accept`` likes best."""
-        served = models.find(asked.model, asked.digest)
+        served = await models.look(asked.model, asked.digest)
         kind = answers.media_type(accept, not served.codec.is_table)
-        most = min(most_rows, answers.MOST_IN_A_GRID) if kind == PNG else most_rows
+        most = min(most_rows, answers.most(kind, served.codec) or most_rows)
         if asked.rows > most:
             what, hint = f"{asked.rows:,} rows are too many for one request", f"ask for at most {most:,}, by start"
             raise Problem(422, what, hint, more={"most": most})
@@ -136,7 +136,7 @@ def app(
     @api.post("/v1/interpolate", response_class=Response, responses=openapi.BETWEEN)
     async def interpolate(asked: Interpolate, token: Who, accept: Accept = None) -> Response:
         """What is between two rows, in the type that ``Accept`` likes best."""
-        served = models.find(asked.model, asked.digest)
+        served = await models.look(asked.model, asked.digest)
         kind = answers.media_type(accept, not served.codec.is_table)
         counted = counting(token, served, asked)
         under_way = doorkeeper.admitted(token, asked.rows)

@@ -5,7 +5,7 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -74,7 +74,7 @@ class Endpoint:
     ) -> None:
         _tell()
         sys.setswitchinterval(SWITCH)
-        self.models = Models({name: Registry(Folder(uri)) for name, uri in projects.items()}, device)
+        self.models = Models({name: Registry(Folder(uri)) for name, uri in projects.items()}, device=device)
         book = Book(None if ledger is None else Distant(ledger))
         self.doorkeeper = Doorkeeper(None if tokens is None else [Token(**token) for token in tokens], book)
         self.metrics = Metrics(book, self.models)
@@ -108,22 +108,35 @@ class Endpoint:
         if hasattr(self, "stop"):
             self.stop.set()
 
+    async def computed(self, make: Callable[..., pa.Table], *of: Any) -> pa.Table:
+        """What is made in a thread, which computes alone to its end, also where who asked for it goes away meanwhile."""
+        asks = time.perf_counter()
+        await self.computing.acquire()
+        began = time.perf_counter()
+
+        def ended(work: "asyncio.Future[pa.Table]") -> None:
+            self.computing.release()
+            if not work.cancelled():
+                work.exception()  # of which nobody may be left to hear
+
+        work = asyncio.ensure_future(asyncio.to_thread(make, *of))
+        work.add_done_callback(ended)
+        made = await asyncio.shield(work)
+        record.current().spend("queue", began - asks)
+        record.current().spend("compute", time.perf_counter() - began)
+        return made
+
     async def rows(self, served: Served, asked: Generate | Interpolate) -> AsyncIterator[pa.Table]:
         """Makes the rows that are asked for, in pieces; whoever goes away is not worked for any more."""
         if isinstance(asked, Interpolate):
-            async with self.computing:
-                table = await asyncio.to_thread(between, served, asked)
-            yield table
+            yield await self.computed(between, served, asked)
             return
-        of = record.current()
         for start in range(asked.start, asked.start + asked.rows, PIECE):
             rows = range(start, min(start + PIECE, asked.start + asked.rows))
             try:
-                shown, asks = asked.shown(rows), time.perf_counter()
-                async with self.turn, self.computing:
-                    of.spend("queue", -asks + (began := time.perf_counter()))
-                    table = await asyncio.to_thread(served.generator.sample, rows, asked.seed, shown, asked.where)
-                    of.spend("compute", time.perf_counter() - began)
+                shown = asked.shown(rows)
+                async with self.turn:
+                    table = await self.computed(served.generator.sample, rows, asked.seed, shown, asked.where)
                 yield table
             except RaygenError as error:
                 raise Problem.of(error) from None

@@ -1,19 +1,23 @@
 """The generators that an endpoint answers with: of every project the current one, which may be another one any minute, and
 beside it a canary, which answers a part of the requests."""
 
+import asyncio
+import contextlib
 import logging
 import random
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from raygen.datasets.codec import Codec
 from raygen.errors import OutputError, RaygenError
 from raygen.generators.generator import Generator
 from raygen.jobs import glossary
-from raygen.jobs.promotions import ALL, SHORT, Promotion
+from raygen.jobs.promotions import ALL, SHORT, Holding, Promotion, standing
 from raygen.jobs.registry import Registry
 from raygen.serving.api import Canary, Figure, Model
 from raygen.serving.problems import Problem
@@ -21,6 +25,12 @@ from raygen.serving.problems import Problem
 log = logging.getLogger("raygen.serving")
 
 MOST_FIGURES = 12
+Load = Callable[[Registry, str], Generator]
+MOST_PAST = 2
+KEPT = 600.0
+"""Seconds that a generator still answers who asks for it by its digest, after another one has taken its place."""
+LOOKS = (2.0, 300.0)
+"""Seconds until what could not be served is tried again, the first time and at the most: twice as long each time."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +92,7 @@ class Models:
 
     Args:
         registries: of the projects, by name.
+        clock: seconds, growing.
         device: where they compute; a GPU where there is one by default.
 
     Attributes:
@@ -91,15 +102,28 @@ class Models:
         RaygenError: a project has no current generator, or it cannot be read.
     """
 
-    def __init__(self, registries: Mapping[str, Registry], device: str | None = None) -> None:
-        self._registries, self._device = dict(registries), device
+    def __init__(
+        self,
+        registries: Mapping[str, Registry],
+        clock: Callable[[], float] = time.monotonic,
+        device: str | None = None,
+    ) -> None:
+        self._registries, self._load = dict(registries), partial(_load, device)
         self.failures = dict.fromkeys(self._registries, 0)
+        self._clock = clock
         self._told: dict[str, str] = {}  # what was wrong at the last look, of those where something was
+        self._broken: dict[str, _Broken] = {}
+        self._past: dict[str, list[tuple[Served, float]]] = {}  # whose place has been taken, until when they are kept
+        self._lock = threading.Lock()
+        self._looking: asyncio.Task[list[str]] | None = None
         self._served = {}
         for name, registry in self._registries.items():
-            self._served[name], wrong = _looked(name, registry, None, device)
-            self._tell(name, wrong)
-        self._lock = threading.Lock()
+            holding = registry.holding()
+            try:
+                self._served[name], wrong = _looked(name, registry, holding, None, self._load)
+            except RaygenError as error:
+                self._served[name], wrong = _before(name, registry, error, self._load), error
+            self._note(name, holding, wrong)
 
     def __iter__(self) -> Iterator[Served]:
         """The current ones."""
@@ -122,7 +146,8 @@ class Models:
             raise Problem(404, "there is no model of this name", f"there are: {', '.join(served)}")
         found = next(iter(served.values())) if name is None else served[name]
         if digest is not None:
-            for one in (found, *_beside(found)):
+            kept = [past for past, until in self._past.get(found.name, ()) if until > self._clock()]
+            for one in (found, *_beside(found), *kept):
                 if one.digest == digest:
                     return one
             told = {"digest": found.digest}
@@ -131,29 +156,57 @@ class Models:
             return found.canary
         return found
 
+    async def look(self, name: str | None, digest: str | None) -> Served:
+        """As ``find``; who asks for a digest that is not known may have it from a replica that knew of a promotion first, so
+        this one looks, too."""
+        try:
+            return self.find(name, digest)
+        except Problem as problem:
+            if problem.status != 409:
+                raise
+        if self._looking is None or self._looking.done():
+            self._looking = asyncio.create_task(asyncio.to_thread(self.refresh))
+        await asyncio.shield(self._looking)
+        return self.find(name, digest)
+
     def refresh(self) -> list[str]:
         """Look for what has been promoted meanwhile, and swap: the names of those swapped. One that cannot be read changes
         nothing: what answers goes on answering, and the log tells why, once."""
         swapped = []
         with self._lock:
+            now = self._clock()
             for name, registry in self._registries.items():
+                before = self._served[name]
+                self._past[name] = [(past, until) for past, until in self._past.get(name, ()) if until > now]
+                holding = None
                 try:
-                    found, wrong = _looked(name, registry, self._served[name], self._device)
+                    holding = registry.holding()
+                    if (broken := self._broken.get(name)) is not None and broken.waits(holding, now):
+                        continue
+                    found, wrong = _looked(name, registry, holding, before, self._load)
                 except Exception as error:  # also one that nobody thought of: the next look may do better
-                    self._tell(name, error)
+                    self._note(name, holding, error)
                     continue
-                self._tell(name, wrong)
-                if found is not self._served[name]:
+                self._note(name, holding, wrong)
+                if found is not before:
+                    still = {one.generator.digest for one in (found, *_beside(found))}
+                    gone = [(replace(one, canary=None), now + KEPT) for one in (before, *_beside(before))
+                            if one.digest not in still]  # fmt: skip
+                    self._past[name] = [*self._past[name], *gone][-MOST_PAST:]
                     self._served = {**self._served, name: found}
                     swapped.append(name)
         return swapped
 
-    def _tell(self, name: str, wrong: Exception | None) -> None:
-        """Log what is wrong with a project, if it is news, and count it."""
+    def _note(self, name: str, holding: Holding | None, wrong: Exception | None) -> None:
+        """Log what is wrong with a project, if it is news, count it, and try that again only after a while."""
         if wrong is None:
+            self._broken.pop(name, None)
             if self._told.pop(name, None) is not None:
                 log.info("%s: can be served again", name)
             return
+        numbers, last = _numbers(holding), self._broken.get(name)
+        wait = LOOKS[0] if last is None or last.numbers != numbers else min(LOOKS[1], 2 * last.wait)
+        self._broken[name] = _Broken(numbers, wait, self._clock() + wait)
         self.failures[name] += 1
         told = f"{wrong.what}; {wrong.hint}" if isinstance(wrong, RaygenError) else f"{type(wrong).__name__}: {wrong}"
         if self._told.get(name) != told:
@@ -173,10 +226,45 @@ class Models:
         return thread
 
 
-def _looked(name: str, registry: Registry, before: Served | None, device: str | None) -> tuple[Served, Exception | None]:
+@dataclass(frozen=True)
+class _Broken:
+    """Promotions that could not be served, and when that is tried again."""
+
+    numbers: tuple[int, ...]
+    wait: float
+    until: float
+
+    def waits(self, holding: Holding, now: float) -> bool:
+        return now < self.until and _numbers(holding) == self.numbers
+
+
+def _numbers(holding: Holding | None) -> tuple[int, ...]:
+    """Of the promotions."""
+    return () if holding is None else tuple(found.number for found in holding[:2] if found is not None)
+
+
+def _before(name: str, registry: Registry, error: RaygenError, load: Load) -> Served:
+    """Of the generators that were current before, the last one that can be read: what replicas that run already answer with,
+    while the current one cannot be.
+
+    Raises:
+        RaygenError: the error, where there is none.
+    """
+    for digest in reversed(standing(registry.promotions())[:-1]):
+        promotion = registry.promoted(digest)
+        if promotion is None:
+            continue
+        with contextlib.suppress(RaygenError):
+            return Served(name, load(registry, digest), promotion)
+    raise error
+
+
+def _looked(
+    name: str, registry: Registry, holding: Holding, before: Served | None, load: Load
+) -> tuple[Served, Exception | None]:
     """What is to answer for a project, which is the one of before where nothing has changed; and what is wrong with the
     canary, without which the current one answers all."""
-    current, canary, _ = registry.holding()
+    current, canary, _ = holding
     if current is None:
         raise RaygenError(
             f"{registry.folder.uri}: no generator is current, so there is none to serve",
@@ -188,10 +276,11 @@ def _looked(name: str, registry: Registry, before: Served | None, device: str | 
         have = known.get(promotion.digest)
         if have is not None and have.canary is None and have.promotion.number == promotion.number:
             return have
-        return Served(name, have.generator if have else _load(registry, promotion.digest, device), promotion)
+        return Served(name, have.generator if have else load(registry, promotion.digest), promotion)
 
-    numbers = [found.number for found in (current, canary) if found is not None]
-    if before is not None and [before.promotion.number, *(one.promotion.number for one in _beside(before))] == numbers:
+    if before is not None and (before.promotion.number, *(one.promotion.number for one in _beside(before))) == _numbers(
+        holding
+    ):
         return before, None
     alone = warm(current)
     if canary is None:
@@ -206,7 +295,7 @@ def _beside(served: Served) -> list[Served]:
     return [] if served.canary is None else [served.canary]
 
 
-def _load(registry: Registry, digest: str, device: str | None) -> Generator:
+def _load(device: str | None, registry: Registry, digest: str) -> Generator:
     """A generator, having made a tile of rows."""
     generator = Generator.load((registry.folder / "generators" / digest).uri, device)
     if generator.digest != digest:

@@ -77,22 +77,28 @@ class Tiles:
 
     async def _worked(self) -> None:
         """Until nobody waits."""
-        while self._waiting:
-            async with self._computing:
-                taken = self._taken()
-                try:
-                    made: Sequence[Answer] = await asyncio.to_thread(_made, taken) if taken else []
-                except Exception as error:
-                    for one in taken:
-                        if not one.answer.done():
-                            one.answer.set_exception(error)
-                    continue
-            if taken:
-                self._told(taken[0].served.name, sum(len(one.ask.rows) for one in taken), taken[0].served.generator.tile)
-            for one, answer in zip(taken, made, strict=True):
-                if not one.answer.done():  # who asked may have gone meanwhile
-                    one.answer.set_result(answer)
-        self._work = None
+        try:
+            while self._waiting:
+                async with self._computing:
+                    if taken := self._taken():
+                        await self._answer(taken)
+        finally:
+            self._work = None
+
+    async def _answer(self, taken: Sequence[_Asked]) -> None:
+        """Every one of them, with rows or with what went wrong."""
+        try:
+            self._told(taken[0].served.name, sum(len(one.ask.rows) for one in taken), taken[0].served.generator.tile)
+            made: Sequence[Answer | Exception] = await asyncio.to_thread(_made, taken)
+        except Exception as error:
+            made = [error] * len(taken)
+        for one, answer in zip(taken, made, strict=True):
+            if one.answer.done():  # who asked has gone meanwhile
+                continue
+            if isinstance(answer, Exception):
+                one.answer.set_exception(answer)
+            else:
+                one.answer.set_result(answer)
 
     def _taken(self) -> list[_Asked]:
         """Of those who wait and have not gone, the first, and who asks the same generator, as long as there is room."""
@@ -106,7 +112,7 @@ class Tiles:
         return taken
 
 
-def _made(taken: Sequence[_Asked]) -> list[Answer]:
+def _made(taken: Sequence[_Asked]) -> list[Answer | Exception]:
     served, began = taken[0].served, time.perf_counter()
     batches = served.generator.batch([one.ask for one in taken])
     computed = time.perf_counter()
@@ -114,16 +120,22 @@ def _made(taken: Sequence[_Asked]) -> list[Answer]:
     joint = [batch for one, batch in zip(taken, batches, strict=True) if one.kind != answers.ARROW]
     decode = served.codec.decode
     table = decode({name: np.concatenate([batch[name] for batch in joint]) for name in joint[0]}) if joint else None
-    contents, start = [], 0
+    contents: list[bytes | Exception] = []
+    start = 0
     for one, batch in zip(taken, batches, strict=True):
         if table is None or one.kind == answers.ARROW:
             rows = decode(batch)
         else:
             rows = table.slice(start, len(one.ask.rows))
             start += len(rows)
-        contents.append(answers.whole(one.kind, served.codec, rows))
+        try:
+            contents.append(answers.whole(one.kind, served.codec, rows))
+        except Exception as error:  # the others have theirs
+            contents.append(error)
     encoded = time.perf_counter()
     return [
-        Answer(content, began - one.since, computed - began, encoded - computed)
+        content
+        if isinstance(content, Exception)
+        else Answer(content, began - one.since, computed - began, encoded - computed)
         for one, content in zip(taken, contents, strict=True)
     ]

@@ -1,6 +1,5 @@
 """LitServe for benchmarks/serve.py: python benchmarks/peers/litserver.py MEDIA_TYPE PORT"""
 
-import os
 import sys
 from typing import Any
 
@@ -27,13 +26,6 @@ class Api(litserve.LitAPI):
 
 
 if __name__ == "__main__":
-    api = Api(max_batch_size=64, batch_timeout=float(os.environ.get("TIMEOUT", "0.01")), api_path="/v1/generate")
-    server = litserve.LitServer(
-        api,
-        accelerator="cpu",
-        workers_per_device=int(os.environ.get("WORKERS", "1")),
-        fast_queue=os.environ.get("FAST", "1") == "1",
-        disable_openapi_url=True,
-    )
-    server.run(host="127.0.0.1", port=int(sys.argv[2]), num_api_servers=int(os.environ.get("APIS", "1")),
-               log_level="warning",               generate_client_file=False)  # fmt: skip
+    api = Api(max_batch_size=64, batch_timeout=0.01, api_path="/v1/generate")
+    server = litserve.LitServer(api, accelerator="cpu", workers_per_device=1, fast_queue=True, disable_openapi_url=True)
+    server.run(host="127.0.0.1", port=int(sys.argv[2]), num_api_servers=1, log_level="warning", generate_client_file=False)

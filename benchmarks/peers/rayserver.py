@@ -23,7 +23,7 @@ class Api:
     async def generate(self, request: Request) -> Response:
         return Response(await self.together(await request.json()), media_type=self.kind)
 
-    @serve.batch(max_batch_size=64, batch_wait_timeout_s=0.0)
+    @serve.batch(max_batch_size=64, batch_wait_timeout_s=0.01)
     async def together(self, asked: list[dict[str, Any]]) -> list[bytes]:
         return await asyncio.to_thread(answered, self.made, self.kind, asked)
 

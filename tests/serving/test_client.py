@@ -238,7 +238,9 @@ def test_what_does_not_pass_is_said(
         assert busy.answers == []
 
 
-def test_never_rows_of_two_generators(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kept", [600.0, 0.0])
+def test_never_rows_of_two_generators(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: float) -> None:
+    monkeypatch.setattr("raygen.serving.models.KEPT", kept)
     models = endpoints.models(tmp_path)
     first = models.find("digits").promotion.digest
     with endpoints.served(endpoints.api(models)) as port, raygen.Client(f"http://127.0.0.1:{port}", timeout=20) as client:
@@ -246,6 +248,10 @@ def test_never_rows_of_two_generators(tmp_path: Path) -> None:
         held = list(itertools.islice(pieces, 2))
         second = endpoints.promoted(Folder(tmp_path / "digits"), endpoints.digits(9))
         assert models.refresh() == ["digits"]
+        if kept:
+            wanted = models.find("digits", first).generator.sample(range(7, 7 + 3 * endpoints.MOST_ROWS), 5)
+            assert pa.Table.from_batches([*held, *pieces]).equals(wanted)
+            return
         with pytest.raises(raygen.RaygenError, match="another generator answers since row 1") as raised:
             held.extend(pieces)
         assert "ask for all of the rows again" in str(raised.value)

@@ -153,6 +153,8 @@ def test_another_ledger_learns_what_there_was(died: bool) -> None:
     assert raised.value.status == 503
     endpoint.restarted()
     endpoint.up = True
+    with pytest.raises(Problem):
+        endpoint.counted()  # nobody else has told the new one anything yet
     for _ in range(5):
         endpoint.beat()
         assert left(other) == 40  # also while the new one does not know everybody yet

@@ -12,8 +12,9 @@ from endpoints import api, digits, promoted
 from starlette.testclient import TestClient
 
 from raygen.datasets.storage import Folder
+from raygen.errors import RaygenError
 from raygen.jobs.registry import Registry
-from raygen.serving.models import Models
+from raygen.serving.models import KEPT, LOOKS, Models
 from raygen.serving.problems import Problem
 
 
@@ -24,9 +25,21 @@ def folder(tmp_path: Path) -> Folder:
     return folder
 
 
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
 @pytest.fixture
-def models(folder: Folder) -> Models:
-    return Models({"digits": Registry(folder)})
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def models(folder: Folder, clock: Clock) -> Models:
+    return Models({"digits": Registry(folder)}, clock)
 
 
 def on_trial(folder: Folder, seed: int, percent: int) -> str:
@@ -66,15 +79,18 @@ def test_what_is_told_of_a_canary(folder: Folder, models: Models) -> None:
         assert found == {about["digest"], canary}
 
 
-def test_who_names_a_generator_is_answered_by_it_or_told(folder: Folder, models: Models) -> None:
+def test_who_names_a_generator_is_answered_by_it_or_told(folder: Folder, models: Models, clock: Clock) -> None:
     full, canary = models.find(None).digest, on_trial(folder, 1, percent=50)
     models.refresh()
     with TestClient(api(models)) as client:
         for digest in (full, canary) * 20:
             answer = client.post("/v1/generate", json={"digest": digest})
             assert answer.headers["raygen-digest"] == digest
-        promoted(folder, digits(2))
-        models.refresh()
+        new = promoted(folder, digits(2))  # which another replica may have heard of before
+        assert client.post("/v1/generate", json={"digest": new}).headers["raygen-digest"] == new
+        assert client.post("/v1/generate", json={}).headers["raygen-digest"] == new
+        assert client.post("/v1/generate", json={"digest": full}).headers["raygen-digest"] == full
+        clock.now += KEPT
         answer = client.post("/v1/generate", json={"digest": full})
         assert answer.status_code == 409
         assert answer.json()["detail"] == "another generator answers now"
@@ -102,7 +118,7 @@ def test_a_canary_is_taken_away(folder: Folder, models: Models) -> None:
     assert models.find(None).generator is full.generator
 
 
-def test_what_does_not_answer_any_more_is_forgotten(folder: Folder, models: Models) -> None:
+def test_what_does_not_answer_any_more_is_forgotten(folder: Folder, models: Models, clock: Clock) -> None:
     on_trial(folder, 1, percent=50)
     models.refresh()
     before = models.find("digits")
@@ -110,6 +126,8 @@ def test_what_does_not_answer_any_more_is_forgotten(folder: Folder, models: Mode
     assert len(gone) == 2
     del before
     promoted(folder, digits(2))
+    models.refresh()
+    clock.now += KEPT
     models.refresh()
     gc.collect()
     assert [one() for one in gone] == [None, None]
@@ -140,23 +158,43 @@ def test_there_is_always_one_that_answers(folder: Folder, models: Models) -> Non
 
 @pytest.mark.parametrize("percent", [None, 50])
 def test_what_cannot_be_served_is_told_once(
-    folder: Folder, models: Models, percent: int | None, caplog: pytest.LogCaptureFixture
+    folder: Folder, models: Models, clock: Clock, percent: int | None, caplog: pytest.LogCaptureFixture
 ) -> None:
     full = models.find(None).digest
     bad = on_trial(folder, 1, percent) if percent else promoted(folder, digits(1))
     good = Folder(folder.uri + "/generators") / bad
     weights = good.read("weights.safetensors")
     broken(folder, bad)
-    for _ in range(3):
+    for _ in range(300):
         assert models.refresh() == []
+        clock.now += 1  # it is tried at 0, 2, 6, 14, 30, 62, 126 and 254
     assert {models.find(None).digest for _ in range(100)} == {full}
-    assert models.failures == {"digits": 3}
+    assert models.failures == {"digits": 8}
     (told,) = [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
     assert "the generator is not what its digest says" in told
     good.write("weights.safetensors", weights)
+    clock.now += LOOKS[1]
     assert models.refresh() == ["digits"]
     assert bad in {models.find(None).digest for _ in range(100)}
-    assert models.failures == {"digits": 3}
+    assert models.failures == {"digits": 8}
+
+
+def test_another_promotion_is_not_kept_waiting(folder: Folder, models: Models) -> None:
+    broken(folder, promoted(folder, digits(1)))
+    assert models.refresh() == []
+    good = promoted(folder, digits(2))
+    assert models.refresh() == ["digits"]
+    assert models.find(None).digest == good
+
+
+def test_a_replica_that_starts_answers_with_what_the_others_have(folder: Folder, models: Models) -> None:
+    registries = {"digits": Registry(folder)}
+    full, bad = models.find(None).digest, promoted(folder, digits(1))
+    broken(folder, bad)
+    assert Models(registries).find(None).digest == full
+    broken(folder, full)
+    with pytest.raises(RaygenError, match=bad[:12]):
+        Models(registries)
 
 
 def test_a_storage_that_fails_otherwise_stops_nothing(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -188,7 +226,7 @@ def test_replicas_without_a_gpu_of_their_own_compute_on_cpus(folder: Folder, mon
     for gpus, device in ((0.0, "cpu"), (0.5, None)):
         built = application({"digits": folder.uri}, ServeSpec(gpus=gpus), None)
         assert built._bound_deployment.init_args[-1] == device
-    models = Models({"digits": Registry(folder)}, "cpu")
+    models = Models({"digits": Registry(folder)}, device="cpu")
     promoted(folder, digits(1))
     assert models.refresh() == ["digits"]
     assert next(iter(models)).generator.sample(range(3)).equals(digits(1).sample(range(3)))

@@ -121,3 +121,39 @@ def test_what_fails_is_told_and_what_comes_after_is_made(
     failed, content = run(sizes, after_a_failure)
     assert [type(error) for error in failed] == [MemoryError] * 2
     assert content == alone(served[0], Generate(), JSON)
+
+
+def test_what_fails_for_one_fails_for_nobody_else(
+    served: list[Served], sizes: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = answers.whole
+
+    def failing(kind: str, codec: Any, table: Any) -> bytes:
+        if kind == ZIP:
+            raise ValueError("no such thing")
+        return whole(kind, codec, table)
+
+    monkeypatch.setattr(answers, "whole", failing)
+
+    async def together(tiles: Tiles) -> list[Any]:
+        asked = (tiles.answer(served[0], Generate(start=n), kind) for n, kind in enumerate((JSON, ZIP, PNG)))
+        return await asyncio.gather(*asked, return_exceptions=True)
+
+    first, failed, last = run(sizes, together)
+    monkeypatch.undo()
+    assert isinstance(failed, ValueError)
+    assert [first, last] == [alone(served[0], Generate(start=n), kind) for n, kind in ((0, JSON), (2, PNG))]
+
+
+def test_who_asks_after_a_failure_is_answered(served: list[Served]) -> None:
+    def telling(name: str, rows: int, tile: int) -> None:
+        if rows == 3:
+            raise KeyError(name)
+
+    async def main() -> bytes:
+        tiles = Tiles(asyncio.Lock(), telling)
+        with pytest.raises(KeyError):
+            await tiles.answer(served[0], Generate(rows=3), JSON)
+        return await asyncio.wait_for(tiles.answer(served[0], Generate(start=2), JSON), 30)
+
+    assert asyncio.run(main()) == alone(served[0], Generate(start=2), JSON)
