@@ -163,7 +163,7 @@ def app(
         response.headers["raygen-digest"] = served.digest
         told = json.dumps({"condition": shown, "seed": seed}, ensure_ascii=False)
         data = [Image(b64_json=base64.b64encode(file).decode(), revised_prompt=told) for file in files]
-        return GeneratedImages(created=served.about.created, data=data)
+        return GeneratedImages(created=int(time.time()), data=data)
 
     return api
 
@@ -234,7 +234,7 @@ def _prompted(prompt: str, served: Served) -> bool | int | str | None:
     Raises:
         Problem: 422; there is no such class.
     """
-    condition, classes = served.generator.spec.condition, served.about.classes
+    condition, classes = served.generator.spec.condition, served.classes
     if condition is None:
         raise Problem(422, f"the model {served.name!r} cannot be asked for anything", "ask /v1/generate for rows")
     try:

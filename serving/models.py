@@ -66,10 +66,15 @@ class Served:
         return str((self.promotion.evaluation or {}).get("verdict", "not evaluated"))
 
     @property
+    def classes(self) -> list[bool | int | str | None]:
+        """What its condition can be; none where it has none."""
+        condition = self.generator.spec.condition
+        return [] if condition is None else [*self.codec.category(condition).values]
+
+    @property
     def about(self) -> Model:
         spec, codec, found = self.generator.spec, self.codec, self.promotion
         evaluation = found.evaluation or {}
-        classes = [] if spec.condition is None else [*codec.category(spec.condition).values]
         return Model(
             id=self.name,
             created=int(datetime.fromisoformat(found.at).timestamp()),
@@ -81,7 +86,7 @@ class Served:
             family=spec.family,
             kind="tables" if codec.is_table else "images",
             condition=spec.condition,
-            classes=classes,
+            classes=self.classes,
             columns={field.name: str(field.type) for field in codec.arrow},
             interpolates=self.generator.sampler.has_latent,
         )
