@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict
 
@@ -21,6 +21,8 @@ from raygen.spec import ServeSpec
 
 if TYPE_CHECKING:  # Ray Serve reads its environment when it is imported, so that is not done before it has to be
     from ray.serve.deployment import Application
+
+log = logging.getLogger("raygen.serving")
 
 NAME = "raygen"
 
@@ -107,10 +109,21 @@ def served(
             ) from None
         yield url
     finally:
-        # Replicas first, which finish what they have begun; only then the proxy.
-        with suppress(Exception):
-            serve.delete(NAME)
-        serve.shutdown()  # type: ignore[no-untyped-call]
+        _stop(serve)
+
+
+def _stop(serve: Any) -> None:
+    """Stop what was started, and nothing that somebody else has deployed meanwhile on the same Ray Serve."""
+    # Replicas first, which finish what they have begun; only then the proxy.
+    with suppress(Exception):
+        serve.delete(NAME)
+    others: set[str] = set()
+    with suppress(Exception):
+        others = serve.status().applications.keys() - {NAME}
+    if others:
+        log.warning("Ray Serve goes on in this cluster, for %s", ", ".join(sorted(others)))
+    else:
+        serve.shutdown()
 
 
 def application(projects: Mapping[str, str], spec: ServeSpec, tokens: Sequence[Token] | None) -> "Application":
