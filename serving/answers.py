@@ -6,12 +6,14 @@ import json
 import math
 import zipfile
 from abc import ABC, abstractmethod
+from datetime import date, time, timedelta
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pyarrow.types as at
+from pydantic_core import to_jsonable_python
 
 from raygen.datasets import images
 from raygen.datasets.codec import Codec
@@ -162,11 +164,18 @@ class _Parquet(_Columns):
         return pq.ParquetWriter(self._pipe, schema, compression="zstd")
 
 
-_JSON = json.JSONEncoder(ensure_ascii=False, allow_nan=False, default=str)
+def _text(value: Any) -> str:
+    """Of what JSON has no word for: times as ISO 8601 has them, durations too (``P1DT2H``), decimals by their digits."""
+    if isinstance(value, date | time):  # a datetime is a date
+        return value.isoformat()
+    return str(to_jsonable_python(value)) if isinstance(value, timedelta) else str(value)
+
+
+_JSON = json.JSONEncoder(ensure_ascii=False, allow_nan=False, default=_text)
 
 
 class _Json(Writer):
-    """``{"rows": [{…}, …]}``; pictures are data URIs of PNG, and what JSON has no word for is text or null."""
+    """``{"rows": [{…}, …]}``; pictures are data URIs of PNG; what JSON has no word for is text (``_text``) or null."""
 
     _before = '{"rows": ['
 

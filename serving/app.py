@@ -47,6 +47,7 @@ def app(
     waits: Waits | None = None,
     few: Few | None = None,
     metrics: Metrics | None = None,
+    loopback: bool = False,
 ) -> FastAPI:
     """The application.
 
@@ -60,6 +61,7 @@ def app(
         waits: is told how long questions wait for the first byte of their answer.
         few: answers who asks for few rows, together with others; by default they are made as many are.
         metrics: where it is counted what is asked for, and made.
+        loopback: whether only who calls it by a name of this machine is answered; see ``guard``.
     """
     api = FastAPI(
         title="raygen",
@@ -74,7 +76,7 @@ def app(
     setattr(api, "openapi", lambda: openapi.document(api))  # noqa: B010 - as FastAPI's own manual does
     api.add_middleware(Room, most=queue, seconds=timeout_s, waits=waits)
     counts = metrics or Metrics(doorkeeper.book, models)
-    guard.protect(api, counts)
+    guard.protect(api, counts, loopback)
     page.route(api)
 
     async def admitted(request: Request) -> Token:
@@ -169,7 +171,7 @@ def app(
         response.headers["raygen-digest"] = served.digest
         told = json.dumps({"condition": shown, "seed": seed}, ensure_ascii=False)
         data = [Image(b64_json=base64.b64encode(file).decode(), revised_prompt=told) for file in files]
-        return GeneratedImages(created=served.about.created, data=data)
+        return GeneratedImages(created=int(time.time()), data=data)
 
     return api
 
@@ -242,7 +244,7 @@ def _prompted(prompt: str, served: Served) -> bool | int | str | None:
     Raises:
         Problem: 422; there is no such class.
     """
-    condition, classes = served.generator.spec.condition, served.about.classes
+    condition, classes = served.generator.spec.condition, served.classes
     if condition is None:
         raise Problem(422, f"the model {served.name!r} cannot be asked for anything", "ask /v1/generate for rows")
     try:

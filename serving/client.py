@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 AT_ONCE = 100_000
 """Rows of one request at most, and of one row group of a file."""
+HELD = 64 * 2**20
+"""Bytes of rows after which a row group is written, however few they are."""
 PICTURES_AT_ONCE = 1000
 
 
@@ -134,7 +136,8 @@ class Client:
                 pq.ParquetWriter(file, held[0].schema, compression="zstd") as writer,
             ):
                 for batch in batches:
-                    if sum(map(len, held)) + len(batch) > AT_ONCE:
+                    group = [*held, batch]
+                    if sum(map(len, group)) > AT_ONCE or sum(part.nbytes for part in group) > HELD:
                         writer.write_table(pa.Table.from_batches(held))
                         held = []
                     held.append(batch)

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict
 
@@ -21,6 +21,8 @@ from raygen.spec import ServeSpec
 
 if TYPE_CHECKING:  # Ray Serve reads its environment when it is imported, so that is not done before it has to be
     from ray.serve.deployment import Application
+
+log = logging.getLogger("raygen.serving")
 
 NAME = "raygen"
 
@@ -75,7 +77,7 @@ def served(
     Args:
         projects: ``<storage>/<name>`` of what is served, by name; absolute, or ``s3://``.
         spec: how many replicas, and what they take on.
-        tokens: who may ask; None for everybody.
+        tokens: who may ask; None for everybody who calls it by a name of this machine, such as ``localhost``.
         host: where it listens. Replicas on other machines need one that those reach, such as ``0.0.0.0``.
         port: of it.
         patience: seconds in which it has to be able to generate.
@@ -107,10 +109,21 @@ def served(
             ) from None
         yield url
     finally:
-        # Replicas first, which finish what they have begun; only then the proxy.
-        with suppress(Exception):
-            serve.delete(NAME)
-        serve.shutdown()  # type: ignore[no-untyped-call]
+        _stop(serve)
+
+
+def _stop(serve: Any) -> None:
+    """Stop what was started, and nothing that somebody else has deployed meanwhile on the same Ray Serve."""
+    # Replicas first, which finish what they have begun; only then the proxy.
+    with suppress(Exception):
+        serve.delete(NAME)
+    others: set[str] = set()
+    with suppress(Exception):
+        others = serve.status().applications.keys() - {NAME}
+    if others:
+        log.warning("Ray Serve goes on in this cluster, for %s", ", ".join(sorted(others)))
+    else:
+        serve.shutdown()
 
 
 def application(projects: Mapping[str, str], spec: ServeSpec, tokens: Sequence[Token] | None) -> "Application":
@@ -157,7 +170,10 @@ def application(projects: Mapping[str, str], spec: ServeSpec, tokens: Sequence[T
     # It computes next to nothing, and must not wait for a CPU that replicas have.
     counting = serve.deployment(name="ledger", max_ongoing_requests=10_000, ray_actor_options={"num_cpus": 0})(Ledger).bind()
     listed = None if tokens is None else [token.model_dump() for token in tokens]
-    return deployment.bind(dict(projects), listed, spec.max_rows, spec.queue, spec.timeout_s, counting)
+    # Ray lets a replica that reserves no GPU see all of them: one that took the first would take somebody else's, and its
+    # rows would be others, in their last bits, than those of a replica on a machine without any.
+    device = None if spec.gpus else "cpu"
+    return deployment.bind(dict(projects), listed, spec.max_rows, spec.queue, spec.timeout_s, counting, device)
 
 
 def _until_ready(url: str, patience: float) -> None:

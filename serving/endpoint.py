@@ -59,6 +59,7 @@ class Endpoint:
         queue: requests under way at once.
         timeout_s: seconds without progress that one may take.
         ledger: the deployment that adds up what all replicas count; None where there is one replica.
+        device: where they compute; a GPU where there is one by default.
     """
 
     def __init__(
@@ -69,13 +70,15 @@ class Endpoint:
         queue: int = QUEUE,
         timeout_s: float = SECONDS,
         ledger: Any = None,
+        device: str | None = None,
     ) -> None:
         _tell()
         sys.setswitchinterval(SWITCH)
-        self.models = Models({name: Registry(Folder(uri)) for name, uri in projects.items()})
+        self.models = Models({name: Registry(Folder(uri)) for name, uri in projects.items()}, device=device)
         book = Book(None if ledger is None else Distant(ledger))
         self.doorkeeper = Doorkeeper(None if tokens is None else [Token(**token) for token in tokens], book)
         self.metrics = Metrics(book, self.models)
+        self.insecure = tokens is None
         self.most_rows, self.queue, self.timeout_s = most_rows, queue, timeout_s
         self.waits = Waits()
         self.computing = asyncio.Lock()  # one at a time: each uses all the threads that torch has
@@ -88,7 +91,7 @@ class Endpoint:
         return app(
             self.models, self.doorkeeper, self.rows, self.most_rows,
             queue=self.queue, timeout_s=self.timeout_s, waits=self.waits, few=self.tiles.answer,
-            metrics=self.metrics,
+            metrics=self.metrics, loopback=self.insecure,
         )  # fmt: skip
 
     async def record_autoscaling_stats(self) -> dict[str, float]:

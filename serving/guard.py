@@ -1,6 +1,7 @@
 """What stands before the API: limits of what is read, headers of what is answered, problems, and the access log."""
 
 import asyncio
+import ipaddress
 import json
 import logging
 import math
@@ -41,8 +42,14 @@ HEADERS = {
 }
 
 
-def protect(api: FastAPI, metrics: Metrics) -> None:
-    """Put it before an application, whose requests are counted."""
+def protect(api: FastAPI, metrics: Metrics, loopback: bool = False) -> None:
+    """Put it before an application, whose requests are counted.
+
+    Args:
+        api: the application.
+        metrics: where they are counted.
+        loopback: whether only who calls it by a name of this machine is answered.
+    """
 
     @api.exception_handler(Problem)
     async def problem(request: Request, error: Problem) -> Response:
@@ -63,7 +70,7 @@ def protect(api: FastAPI, metrics: Metrics) -> None:
         hint = "/openapi.json says what there is" if error.status_code in (404, 405) else ""
         return _answer(request, Problem(error.status_code, str(error.detail), hint, error.headers or {}))
 
-    api.add_middleware(Guard, metrics=metrics)
+    api.add_middleware(Guard, metrics=metrics, loopback=loopback)
 
 
 def _answer(request: Request, problem: Problem) -> Response:
@@ -75,8 +82,8 @@ def _answer(request: Request, problem: Problem) -> Response:
 class Guard:
     """ASGI middleware: every request gets an id, has to be short, plain and soon there, and is told in the log."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
-        self.app, self.metrics = app, metrics
+    def __init__(self, app: ASGIApp, metrics: Metrics, loopback: bool = False) -> None:
+        self.app, self.metrics, self.loopback = app, metrics, loopback
         self._routes: dict[str, set[str]] = {}
 
     def _methods(self, scope: Scope) -> set[str]:
@@ -117,6 +124,8 @@ class Guard:
         try:
             asked = self._is_asked(scope)
             refused = _refusal(scope, asked)
+            if refused is None and self.loopback:
+                refused = _elsewhere(scope)
             if refused is None:
                 body, refused = await self._read(receive)
             if refused is None and asked:
@@ -205,6 +214,19 @@ def _refusal(scope: Scope, asked: bool) -> Problem | None:
     if asked and kind != "application/json":
         return Problem(415, f"the request is of type {kind[:100] or 'nothing'!r}", "send Content-Type: application/json")
     return None
+
+
+def _elsewhere(scope: Scope) -> Problem | None:
+    """Why who calls us by this name is not answered: where no token is asked for, a page from anywhere could ask, by a name
+    of its own that it lets mean this machine (DNS rebinding)."""
+    host = next((value.decode("latin-1") for key, value in scope["headers"] if key.lower() == b"host"), "")
+    name = re.sub(r":[0-9]*$", "", host)
+    try:
+        known = ipaddress.ip_address(name.removeprefix("[").removesuffix("]")).is_loopback
+    except ValueError:
+        known = name.lower() == "localhost"
+    hint = "ask by localhost or 127.0.0.1, or serve with tokens"
+    return None if known else Problem(421, f"{host[:100]!r} is no name of this machine", hint)
 
 
 def _unfit(body: bytes) -> Problem | None:

@@ -16,7 +16,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http import HTTPStatus
 from pathlib import Path
@@ -38,11 +38,15 @@ TOLD = {
     504: ("the replica that was to answer did not in time", f"try again in {RETRY} s"),
 }
 """What HAProxy answers by itself, and what to do about it."""
+PROGRAM = "raygen-haproxy"
+"""The script of this installation that does the same, for machines of a cluster."""
 _SOUND = "[A-Za-z0-9._-]{1,64}"
 
 
 DRAIN = 600
 """Seconds that an answer which has begun may still take when its replica or its proxy has been replaced."""
+BUFFER = 128 * 1024
+"""Bytes of a question that are held until all of it is there, and so can be asked of another replica: more than one has."""
 
 
 @contextmanager
@@ -78,16 +82,10 @@ def environment(folder: Path, timeout_s: float = SECONDS) -> dict[str, str]:
         folder: for HAProxy's files and sockets: short, since the path of a socket has at most 107 bytes.
         timeout_s: seconds without progress that a request may take.
     """
-    shared = {
-        "RAY_ROTATION_MAX_BYTES": 100 * 2**20,  # else a file has every request that ever was; five more are kept
-        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": _free_port(),  # who waits while no replica is up waits there
-        "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": 0.5,  # three failures, and there is another one
-    }
+    waiting = {"RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(_free_port())}  # who waits while no replica is up waits there
     if binary() is None:
-        return {name: str(value) for name, value in shared.items()}
-    more = {
-        "RAY_SERVE_ENABLE_HA_PROXY": 1,
-        "RAY_SERVE_THROUGHPUT_OPTIMIZED": 1,
+        return _text(_SHARED) | waiting
+    here = {
         "RAY_SERVE_HAPROXY_BINARY_PATH": _script(folder / "haproxy"),
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": folder / "haproxy.cfg",
         "RAY_SERVE_HAPROXY_SOCKET_PATH": folder / "admin.sock",
@@ -96,8 +94,22 @@ def environment(folder: Path, timeout_s: float = SECONDS) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": folder / "metrics.sock",
         "RAY_SERVE_HAPROXY_STATS_PORT": _free_port(),
         "RAY_SERVE_HAPROXY_METRICS_PORT": _free_port(),
-        "RAY_SERVE_HAPROXY_METRICS_ENABLED": 0,  # a log line to parse for every request: raygen counts itself
         "RAY_SERVE_HAPROXY_NBTHREAD": min(4, os.cpu_count() or 1),
+    }
+    return settings(timeout_s) | waiting | _text(here)
+
+
+def settings(timeout_s: float = SECONDS) -> dict[str, str]:
+    """The part of ``environment`` that is the same on every machine, for those of a cluster that others start.
+
+    Args:
+        timeout_s: seconds without progress that a request may take.
+    """
+    more = {
+        "RAY_SERVE_ENABLE_HA_PROXY": 1,
+        "RAY_SERVE_THROUGHPUT_OPTIMIZED": 1,
+        "RAY_SERVE_HAPROXY_METRICS_ENABLED": 0,  # a log line to parse for every request: raygen counts itself
+        "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": BUFFER,
         # Who reads nothing for so long has gone; a replica that says nothing for longer than it may hangs.
         "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": math.ceil(timeout_s),
         "RAY_SERVE_HAPROXY_TIMEOUT_SERVER_S": math.ceil(timeout_s) + SLOWEST,
@@ -112,7 +124,25 @@ def environment(folder: Path, timeout_s: float = SECONDS) -> dict[str, str]:
         # How long a replica that is to go is still asked. HAProxy knows after a tenth of it.
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": 3,
     }
-    return {name: str(value) for name, value in {**shared, **more}.items()}
+    return _text(_SHARED) | _text(more)
+
+
+_SHARED = {
+    "RAY_ROTATION_MAX_BYTES": 100 * 2**20,  # else a file has every request that ever was; five more are kept
+    "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": 0.5,  # three failures, and there is another one
+}
+
+
+def exports(timeout_s: float = SECONDS) -> str:
+    """``settings`` as comments of YAML, which are the lines of a shell in which ``ray start`` is called."""
+    lines = [f"export {name}={shlex.quote(value)}" for name, value in settings(timeout_s).items()]
+    lines.append(f'export RAY_SERVE_HAPROXY_BINARY_PATH="$(command -v {PROGRAM})"')
+    told = "in the environment of every machine of the cluster before ray start, since Ray Serve has no other place for it:"
+    return "".join(f"# {line}\n" for line in (told, *lines))
+
+
+def _text(values: Mapping[str, object]) -> dict[str, str]:
+    return {name: str(value) for name, value in values.items()}
 
 
 def _free_port() -> int:

@@ -19,7 +19,7 @@ from raygen.serving.record import Record
 MEDIA_TYPE = CONTENT_TYPE_LATEST
 REASONS = {
     400: "malformed", 401: "token", 404: "unknown", 405: "method", 406: "accept", 408: "slow", 409: "digest", 413: "length",
-    415: "type", 422: "invalid", 429: "limit", 431: "length", 500: "failure", 503: "busy", 504: "time",
+    415: "type", 421: "host", 422: "invalid", 429: "limit", 431: "length", 500: "failure", 503: "busy", 504: "time",
 }  # fmt: skip
 SUM = "sum"
 NANO = 10**9

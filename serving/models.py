@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from raygen.datasets.codec import Codec
@@ -24,6 +25,7 @@ from raygen.serving.problems import Problem
 log = logging.getLogger("raygen.serving")
 
 MOST_FIGURES = 12
+Load = Callable[[Registry, str], Generator]
 MOST_PAST = 2
 KEPT = 600.0
 """Seconds that a generator still answers who asks for it by its digest, after another one has taken its place."""
@@ -64,10 +66,15 @@ class Served:
         return str((self.promotion.evaluation or {}).get("verdict", "not evaluated"))
 
     @property
+    def classes(self) -> list[bool | int | str | None]:
+        """What its condition can be; none where it has none."""
+        condition = self.generator.spec.condition
+        return [] if condition is None else [*self.codec.category(condition).values]
+
+    @property
     def about(self) -> Model:
         spec, codec, found = self.generator.spec, self.codec, self.promotion
         evaluation = found.evaluation or {}
-        classes = [] if spec.condition is None else [*codec.category(spec.condition).values]
         return Model(
             id=self.name,
             created=int(datetime.fromisoformat(found.at).timestamp()),
@@ -79,7 +86,7 @@ class Served:
             family=spec.family,
             kind="tables" if codec.is_table else "images",
             condition=spec.condition,
-            classes=classes,
+            classes=self.classes,
             columns={field.name: str(field.type) for field in codec.arrow},
             interpolates=self.generator.sampler.has_latent,
         )
@@ -91,6 +98,7 @@ class Models:
     Args:
         registries: of the projects, by name.
         clock: seconds, growing.
+        device: where they compute; a GPU where there is one by default.
 
     Attributes:
         failures: how many looks at a project found what cannot be served, by its name.
@@ -99,8 +107,13 @@ class Models:
         RaygenError: a project has no current generator, or it cannot be read.
     """
 
-    def __init__(self, registries: Mapping[str, Registry], clock: Callable[[], float] = time.monotonic) -> None:
-        self._registries = dict(registries)
+    def __init__(
+        self,
+        registries: Mapping[str, Registry],
+        clock: Callable[[], float] = time.monotonic,
+        device: str | None = None,
+    ) -> None:
+        self._registries, self._load = dict(registries), partial(_load, device)
         self.failures = dict.fromkeys(self._registries, 0)
         self._clock = clock
         self._told: dict[str, str] = {}  # what was wrong at the last look, of those where something was
@@ -112,9 +125,9 @@ class Models:
         for name, registry in self._registries.items():
             holding = registry.holding()
             try:
-                self._served[name], wrong = _looked(name, registry, holding, None)
+                self._served[name], wrong = _looked(name, registry, holding, None, self._load)
             except RaygenError as error:
-                self._served[name], wrong = _before(name, registry, error), error
+                self._served[name], wrong = _before(name, registry, error, self._load), error
             self._note(name, holding, wrong)
 
     def __iter__(self) -> Iterator[Served]:
@@ -175,7 +188,7 @@ class Models:
                     holding = registry.holding()
                     if (broken := self._broken.get(name)) is not None and broken.waits(holding, now):
                         continue
-                    found, wrong = _looked(name, registry, holding, before)
+                    found, wrong = _looked(name, registry, holding, before, self._load)
                 except Exception as error:  # also one that nobody thought of: the next look may do better
                     self._note(name, holding, error)
                     continue
@@ -235,7 +248,7 @@ def _numbers(holding: Holding | None) -> tuple[int, ...]:
     return () if holding is None else tuple(found.number for found in holding[:2] if found is not None)
 
 
-def _before(name: str, registry: Registry, error: RaygenError) -> Served:
+def _before(name: str, registry: Registry, error: RaygenError, load: Load) -> Served:
     """Of the generators that were current before, the last one that can be read: what replicas that run already answer with,
     while the current one cannot be.
 
@@ -247,11 +260,13 @@ def _before(name: str, registry: Registry, error: RaygenError) -> Served:
         if promotion is None:
             continue
         with contextlib.suppress(RaygenError):
-            return Served(name, _load(registry, digest), promotion)
+            return Served(name, load(registry, digest), promotion)
     raise error
 
 
-def _looked(name: str, registry: Registry, holding: Holding, before: Served | None) -> tuple[Served, Exception | None]:
+def _looked(
+    name: str, registry: Registry, holding: Holding, before: Served | None, load: Load
+) -> tuple[Served, Exception | None]:
     """What is to answer for a project, which is the one of before where nothing has changed; and what is wrong with the
     canary, without which the current one answers all."""
     current, canary, _ = holding
@@ -266,7 +281,7 @@ def _looked(name: str, registry: Registry, holding: Holding, before: Served | No
         have = known.get(promotion.digest)
         if have is not None and have.canary is None and have.promotion.number == promotion.number:
             return have
-        return Served(name, have.generator if have else _load(registry, promotion.digest), promotion)
+        return Served(name, have.generator if have else load(registry, promotion.digest), promotion)
 
     if before is not None and (before.promotion.number, *(one.promotion.number for one in _beside(before))) == _numbers(
         holding
@@ -285,13 +300,13 @@ def _beside(served: Served) -> list[Served]:
     return [] if served.canary is None else [served.canary]
 
 
-def _load(registry: Registry, digest: str) -> Generator:
+def _load(device: str | None, registry: Registry, digest: str) -> Generator:
     """A generator, having made a tile of rows."""
-    generator = Generator.load((registry.folder / "generators" / digest).uri)
+    generator = Generator.load((registry.folder / "generators" / digest).uri, device)
     if generator.digest != digest:
         raise OutputError(f"{registry.folder.uri}: the generator {digest[:SHORT]} is another by its digest", "restore it")
     generator.sample(range(generator.tile), seed=0)
-    assert generator.any_slot in (True, False)  # tried now, rather than by the first who asks
+    bool(generator.any_slot)  # tried now, rather than by the first who asks
     return generator
 
 

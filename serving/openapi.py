@@ -30,6 +30,12 @@ PROBLEMS = {
     ),
     413: ("Too long", Problem(413, "the request has more than 65,536 bytes", "ask for less at once")),
     415: ("Not JSON", Problem(415, "the request is of type 'text/plain'", "send Content-Type: application/json")),
+    421: (
+        "Not here",
+        Problem(
+            421, "'elsewhere.example' is no name of this machine", "ask by localhost or 127.0.0.1, or serve with tokens"
+        ),
+    ),
     422: ("Not what can be asked", Problem(422, "rows: Input should be greater than or equal to 1")),
     429: (
         "More than this token may ask for",
@@ -49,7 +55,7 @@ _HEADERS = {
     "429": {"Retry-After": "seconds after which it may be answered"},
     "503": {"Retry-After": "seconds after which it may be answered"},
 }
-_ALL = (400, 408, 413, 431)
+_ALL = (400, 408, 413, 421, 431)
 """What stands before the API says."""
 _DIGEST = {"raygen-digest": "of the generator that made the rows"}
 _TOKEN = "token"  # noqa: S105 - its name in the document

@@ -17,7 +17,7 @@ from raygen.serving.transfer import Transfer
 ARROW = "application/vnd.apache.arrow.stream"
 _PIECE = 256 * 1024
 LISTED = 1000
-"""Conditions of rows in one request: a request is short."""
+"""Conditions of rows in one request: a request is short. Where they are long, it is fewer, by what the endpoint takes."""
 
 
 class Pages:
@@ -41,6 +41,7 @@ class Pages:
         if type(rows) is not int or type(self.at) is not int or rows < 1:
             raise RaygenError(f"{rows!r} rows from {self.at!r} on cannot be asked for", "give whole numbers, 1 row or more")
         self.end, self.most, self.digest = self.at + rows, most, given.get("digest")
+        self._listed = LISTED
         self._transfer, self._asked, self._given = transfer, given, "digest" in given
         condition: Any = given.get("condition")
         listed = hasattr(condition, "__iter__") and not isinstance(condition, str)
@@ -58,7 +59,7 @@ class Pages:
         rows = min(self.most, self.end - self.at)
         asked = {**self._asked, "start": self.at, "rows": rows}
         if self._shown is not None:
-            rows = asked["rows"] = min(rows, LISTED)
+            rows = asked["rows"] = min(rows, self._listed)
             asked["condition"] = self._shown[self.at - self.end : self.at - self.end + rows or None]
         try:
             answer = self._transfer.sent("POST", "/v1/generate", until, asked, accept)
@@ -66,6 +67,9 @@ class Pages:
             most = problem.more.get("most")
             if problem.status == 422 and type(most) is int and 0 < most < rows:
                 self.most = most
+                return self.ask(accept, until)
+            if problem.status == 413 and self._shown is not None and rows > 1:
+                self._listed = rows // 2
                 return self.ask(accept, until)
             if problem.status == 409 and not self._given:
                 raise self._another() from None

@@ -12,6 +12,7 @@ import urllib.error
 import urllib.request
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -153,6 +154,7 @@ def test_the_config_is_one_of_ray_serve(store: Path, monkeypatch: pytest.MonkeyP
     done = raygen("serve", path, "elsewhere/others", "--tokens", "t.yaml", "--print-config", "--set", "serve.queue=99",
                   "--host", "0.0.0.0", "--port", "9000")  # fmt: skip
     assert done.exit_code == 0, done.output
+    assert "# export RAY_SERVE_ENABLE_HA_PROXY=1\n" in done.stdout
     config = yaml.safe_load(done.stdout)
     ServeDeploySchema.model_validate(config)
     assert config["http_options"] == {"host": "0.0.0.0", "port": 9000}
@@ -170,6 +172,21 @@ def test_the_config_is_one_of_ray_serve(store: Path, monkeypatch: pytest.MonkeyP
     (store / "t.yaml").write_text(entry)
     assert secret not in done.stdout
     assert deployment.build(arguments) is not None
+
+
+@pytest.mark.parametrize("others", [set(), {"theirs"}])
+def test_what_somebody_else_has_deployed_meanwhile_goes_on(others: set[str]) -> None:
+    """With a stand-in for Ray Serve, which has one proxy, and so one endpoint, for each cluster."""
+    from raygen.serving import deployment
+
+    applications, stopped = dict.fromkeys({"raygen", *others}), []
+    serve = SimpleNamespace(
+        delete=applications.pop,
+        status=lambda: SimpleNamespace(applications=applications),
+        shutdown=lambda: stopped.append("all"),
+    )
+    deployment._stop(serve)
+    assert (applications.keys(), stopped) == (others, [] if others else ["all"])
 
 
 def free_port() -> int:

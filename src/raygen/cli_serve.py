@@ -50,7 +50,7 @@ def serve(
         if print_config:
             from raygen.dialect import dump
 
-            print(dump(served.config(host, port, tokens, insecure)), end="")
+            print(haproxy.exports(served.spec.timeout_s) + dump(served.config(host, port, tokens, insecure)), end="")
             return
         known = None if insecure else auth.known(tokens)
         _require("fastapi", "prometheus_client")

@@ -5,6 +5,8 @@ import io
 import json
 import zipfile
 from collections.abc import Iterator
+from datetime import datetime, timedelta
+from decimal import Decimal
 
 import numpy as np
 import pyarrow as pa
@@ -91,6 +93,31 @@ def test_numbers_that_json_has_not() -> None:
     writer = answers.writer(JSON, Codec.of({}, pa.schema([]), {}))
     told = json.loads(writer.add(table) + writer.end())["rows"]
     assert [row["a"] for row in told] == [1.5, None, None, None]
+
+
+def test_times_in_json_are_those_of_iso_8601() -> None:
+    at = datetime(2024, 2, 29, 13, 5, 7, 250_000)
+    table = pa.table(
+        {
+            "at": [at, None],
+            "zoned": pa.array([at, None], pa.timestamp("ms", "UTC")),
+            "day": [at.date(), None],
+            "clock": [at.time(), None],
+            "lasts": [timedelta(days=1, hours=2, seconds=0.5), None],
+            "price": [Decimal("1.50"), None],
+        }
+    )
+    writer = answers.writer(JSON, Codec.of({}, pa.schema([]), {}))
+    first, second = json.loads(writer.add(table) + writer.end())["rows"]
+    assert first == {
+        "at": "2024-02-29T13:05:07.250000",
+        "zoned": "2024-02-29T13:05:07.250000+00:00",
+        "day": "2024-02-29",
+        "clock": "13:05:07.250000",
+        "lasts": "P1DT2H0.5S",
+        "price": "1.50",
+    }
+    assert set(second.values()) == {None}
 
 
 def test_a_picture_and_a_grid(codec: Codec) -> None:

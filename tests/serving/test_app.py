@@ -5,6 +5,7 @@ import base64
 import contextlib
 import io
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -121,12 +122,14 @@ def test_a_large_answer(client: TestClient, models: Models) -> None:
     assert pa.ipc.open_stream(answer.content).read_all().equals(wanted)
 
 
-def test_pictures(client: TestClient) -> None:
+def test_pictures(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
     answer = client.post("/v1/generate", json=ASKED, headers={"accept": "image/png"})
     with Image.open(io.BytesIO(answer.content)) as picture:
         assert picture.size == (24, 9)
+    later = int(time.time()) + 3600
+    monkeypatch.setattr(time, "time", lambda: later)
     told = client.post("/v1/images/generations", json={"model": "digits", "prompt": "7", "n": 2, "seed": 1}).json()
-    assert len(told["data"]) == 2
+    assert (len(told["data"]), told["created"]) == (2, later)
     with Image.open(io.BytesIO(base64.b64decode(told["data"][0]["b64_json"]))) as picture:
         assert picture.size == (8, 9)
     assert json.loads(told["data"][0]["revised_prompt"]) == {"condition": 7, "seed": 1}

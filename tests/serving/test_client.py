@@ -20,7 +20,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 import raygen
 from raygen.datasets.storage import Folder
-from raygen.serving import auth, stream
+from raygen.serving import auth, guard, stream
 from raygen.serving import client as module
 from raygen.serving.auth import Token
 from raygen.serving.models import Models
@@ -95,6 +95,30 @@ def test_a_condition_for_each_row(client: raygen.Client, models: Models) -> None
     for column in (shown, np.array(shown), pa.array(shown)):
         assert client.generate(len(shown), **ASKED, condition=column).equals(wanted)  # type: ignore[arg-type]
     assert client.generate(2, **ASKED, condition=np.int64(7)).equals(rows(models, 2, condition=7))  # type: ignore[arg-type]
+
+
+def test_conditions_that_are_too_long_for_one_request(
+    client: raygen.Client, models: Models, busy: Busy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guard, "MOST_BODY", 500)
+    shown = [7] * 400
+    assert client.generate(400, **ASKED, condition=shown).equals(rows(models, 400, condition=7))
+    assert len(busy.asked) < 10  # what was too long is not tried again
+    monkeypatch.setattr(guard, "MOST_BODY", 50)
+    with pytest.raises(raygen.RaygenError, match="more than 50 bytes"):
+        client.generate(400, **ASKED, condition=shown)
+
+
+def test_a_file_of_large_rows(
+    client: raygen.Client, models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "HELD", 40_000)
+    client.save(tmp_path / "rows.parquet", 1000, **ASKED)
+    file = pq.ParquetFile(tmp_path / "rows.parquet")
+    assert file.read().equals(rows(models, 1000))
+    sizes = [file.read_row_group(group).nbytes for group in range(file.num_row_groups)]
+    assert max(sizes) <= 40_000
+    assert len(sizes) > 1
 
 
 def test_what_is_served(client: raygen.Client, models: Models) -> None:

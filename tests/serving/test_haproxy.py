@@ -4,12 +4,23 @@ import logging
 import os
 import subprocess
 import sys
+import tomllib
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 
-from raygen.serving import haproxy
+from raygen.serving import guard, haproxy
 
+ROOT = Path(__file__).parents[2]
+
+(ENTRY,) = (
+    metadata.EntryPoint(name, value, "console_scripts")
+    for name, value in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"].items()
+    if name == haproxy.PROGRAM
+)
+INSTALLED = f"from {ENTRY.module} import {ENTRY.attr}; {ENTRY.attr}()"
+"""What the script does that is installed for the machines of a cluster."""
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="HAProxy comes for Linux")
 
 
@@ -23,18 +34,18 @@ def test_what_ray_serve_writes(tmp_path: Path) -> None:
             socket_path=str(tmp_path / "admin.sock"),
             server_state_base=str(tmp_path),
             server_state_file=str(tmp_path / "state"),
+            bufsize=haproxy.BUFFER,
         ),
         {"http-raygen": theirs.BackendConfig("http-raygen", "/", servers=[theirs.ServerConfig("one", "127.0.0.1", 30000)])},
         str(tmp_path / "haproxy.cfg"),
     )
     api._generate_config_file_internal()
     file = tmp_path / "haproxy.cfg"
-    file.write_text(haproxy.amended(file.read_text()))
-    path = haproxy.binary()
-    assert path is not None
-    checked = subprocess.run([path, "-c", "-f", str(file)], capture_output=True, text=True)
+    checked = subprocess.run([sys.executable, "-c", INSTALLED, "-c", "-f", file], capture_output=True, text=True)
     assert checked.returncode == 0, checked.stderr
     lines = file.read_text().splitlines()
+    (buffer,) = (int(line.split()[1]) for line in lines if line.split()[:1] == ["tune.bufsize"])
+    assert buffer > guard.MOST_BODY + guard.MOST_HEADERS + 1024  # tune.maxrewrite
     assert sorted(line.split()[1].rpartition(":")[0] for line in lines if line.split()[:1] == ["bind"]) == [
         "*", "127.0.0.1", "127.0.0.1",
     ]  # fmt: skip
@@ -63,3 +74,20 @@ def test_what_is_set_already_stays(monkeypatch: pytest.MonkeyPatch) -> None:
         assert (script.stat().st_mode & 0o777, script.parent.stat().st_mode & 0o777) == (0o700, 0o700)
         assert "HAProxy version" in subprocess.run([script, "-v"], capture_output=True, text=True).stdout
     assert not script.parent.exists()
+
+
+def test_what_the_machines_of_a_cluster_are_told_is_what_raygen_serve_sets(tmp_path: Path) -> None:
+    told = haproxy.exports(7.5)
+    lines = told.splitlines()
+    assert all(line.startswith("# ") for line in lines)
+    (tmp_path / haproxy.PROGRAM).write_text("#!/bin/sh\n")
+    (tmp_path / haproxy.PROGRAM).chmod(0o700)
+    script = "\n".join(line.removeprefix("# ") for line in lines[1:]) + "\nenv"
+    shell = subprocess.run(
+        ["/bin/sh", "-c", script], env={"PATH": f"{tmp_path}:/bin:/usr/bin"}, capture_output=True, text=True
+    )
+    found = dict(line.split("=", 1) for line in shell.stdout.splitlines() if line.startswith("RAY_"))
+    assert found.pop("RAY_SERVE_HAPROXY_BINARY_PATH") == str(tmp_path / haproxy.PROGRAM)
+    assert found.items() <= haproxy.environment(tmp_path, 7.5).items()
+    assert found["RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S"] == "8"
+    assert not any("_PORT" in name or str(tmp_path) in value for name, value in found.items())

@@ -16,9 +16,11 @@ from typing import Any, NamedTuple
 import endpoints
 import pytest
 
+import raygen
 from raygen.serving import auth, guard
 from raygen.serving.answers import MEDIA_TYPES
-from raygen.serving.auth import Token
+from raygen.serving.app import app, made
+from raygen.serving.auth import Doorkeeper, Token
 
 ANA, OLD = auth.make(), auth.make()
 TOKENS = [Token(name="ana", sha256=ANA[1]), Token(name="old", sha256=OLD[1], expires="2020-01-01")]  # type: ignore[arg-type]
@@ -340,3 +342,25 @@ def test_nothing_of_a_failure_is_told(
             assert f"request {said['request_id']} failed" in caplog.text
         assert "ZeroDivisionError" in caplog.text
         assert ANA[0] not in caplog.text
+
+
+def test_where_no_token_is_asked_for_a_page_from_elsewhere_gets_nothing(tmp_path: Path) -> None:
+    """DNS rebinding: a name of somebody else's that means this machine makes a browser ask us as its own origin."""
+    models = endpoints.models(tmp_path)
+    replica = app(models, Doorkeeper(None), lambda served, asked: made(served, asked, 64), 10, loopback=True)
+    with endpoints.served(replica) as port:
+        for path in (b"/", b"/healthz", b"/v1/models"):
+            for host, status in (
+                (b"127.0.0.1:8000", 200), (b"127.0.0.7", 200), (b"[::1]:80", 200), (b"LocalHost:1", 200),
+                (b"evil.example", 421), (b"localhost.evil.example:8000", 421), (b"10.0.0.1", 421),
+                (b"127.0.0.1.nip.io", 421), (b"0.0.0.0:8000", 421), (b"", 421), (b"localhost@evil.example", 421),
+            ):  # fmt: skip
+                with socket.create_connection((endpoints.LOOPBACK, port), timeout=20) as line:
+                    line.sendall(b"GET " + path + b" HTTP/1.1\r\nhost: " + host + b"\r\nconnection: close\r\n\r\n")
+                    answer = http.client.HTTPResponse(line)
+                    answer.begin()
+                    assert answer.status == status, (path, host, answer.read())
+                    assert status == 200 or json.loads(answer.read())["status"] == 421
+        for name in ("127.0.0.1", "localhost"):
+            with raygen.Client(f"http://{name}:{port}") as client:
+                assert len(client.generate(3, model="adult")) == 3

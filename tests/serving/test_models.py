@@ -7,6 +7,7 @@ import weakref
 from pathlib import Path
 
 import pytest
+import torch
 from endpoints import api, digits, promoted
 from starlette.testclient import TestClient
 
@@ -214,3 +215,18 @@ def test_a_digest_of_nobody(models: Models) -> None:
     with pytest.raises(Problem) as raised:
         models.find("digits", "0" * 64)
     assert raised.value.status == 409
+
+
+def test_replicas_without_a_gpu_of_their_own_compute_on_cpus(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    from raygen.generators import generator
+    from raygen.serving.deployment import application
+    from raygen.spec import ServeSpec
+
+    monkeypatch.setattr(generator, "default_device", lambda: torch.device("meta"))  # as on a machine with one
+    for gpus, device in ((0.0, "cpu"), (0.5, None)):
+        built = application({"digits": folder.uri}, ServeSpec(gpus=gpus), None)
+        assert built._bound_deployment.init_args[-1] == device
+    models = Models({"digits": Registry(folder)}, device="cpu")
+    promoted(folder, digits(1))
+    assert models.refresh() == ["digits"]
+    assert next(iter(models)).generator.sample(range(3)).equals(digits(1).sample(range(3)))

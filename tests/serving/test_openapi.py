@@ -19,7 +19,7 @@ from starlette.types import Message
 
 from raygen.serving import auth, guard, problems
 from raygen.serving.answers import PNG, ZIP
-from raygen.serving.app import app
+from raygen.serving.app import app, made
 from raygen.serving.auth import Doorkeeper, Token
 from raygen.serving.models import Models
 
@@ -161,6 +161,9 @@ def provoked(
         monkeypatch.undo()
     elif status == 413:
         answer = client.request(method, path, content=b" " * 70_000, headers={"content-type": "application/json"})
+    elif status == 421:
+        local = app(models, Doorkeeper(None), lambda served, asked: made(served, asked, 64), 10, loopback=True)
+        answer = TestClient(local).request(method, path, json=asked, headers={"host": "elsewhere.example"})
     elif status in (500, 503, 504):
         with TestClient(failing(models, status), raise_server_exceptions=False) as other:
             answer = other.request(method, path, json=asked)
