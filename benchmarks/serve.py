@@ -6,6 +6,7 @@ conditional DCGAN, 28 × 28, each for another row, with the same bytes, which is
 - *raygen*: ``raygen serve``, with one replica behind HAProxy;
 - *litserve*: a LitAPI that makes a batch with ``Generator.batch`` and answers with raygen's own code, one worker and one
   API server, ZeroMQ, batches of 64 that are waited for 10 ms;
+- *litserve-hooks*: the same by LitServe's manual: the batch is the network's, and ``encode_response`` writes each answer;
 - *plain*: a deployment of Ray Serve with FastAPI and ``@serve.batch`` that does the same, with Ray Serve's own proxy and
   settings, but for ``max_ongoing_requests``, whose 5 would be the size of a batch, and 10 ms that a batch is waited for.
 
@@ -86,10 +87,11 @@ class Server:
                 "--port",
             ],
             "litserve": [sys.executable, str(peers / "litserver.py"), KINDS[kind]],
+            "litserve-hooks": [sys.executable, str(peers / "litserver.py"), KINDS[kind], "hooks"],
             "plain": [sys.executable, str(peers / "rayserver.py"), KINDS[kind]],
         }
         path = os.pathsep.join([str(peers.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
-        # Ray's workers would come after all else that the machine has to do, LitServe's would not.
+        # As `raygen serve` has it: Ray's workers would come after all else that the machine has to do, LitServe's would not.
         settings = {**os.environ, "PYTHONPATH": path, "RAY_worker_niceness": "0"}
         self.log = (folder / f"{name}.log").open("wb")
         self.process = subprocess.Popen(
@@ -165,7 +167,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=int, default=60)
     parser.add_argument("--clients", type=int, nargs="*", default=[1, 64])
     parser.add_argument("--answers", nargs="*", default=list(KINDS), choices=KINDS)
-    parser.add_argument("--servers", nargs="*", default=["raygen", "litserve", "plain"])
+    parser.add_argument("--servers", nargs="*", default=["raygen", "litserve", "litserve-hooks", "plain"])
     parser.add_argument("--turns", type=int, default=1)
     asked = parser.parse_args()
     if shutil.which("wrk") is None:

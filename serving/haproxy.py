@@ -106,6 +106,7 @@ def settings(timeout_s: float = SECONDS) -> dict[str, str]:
         timeout_s: seconds without progress that a request may take.
     """
     more = {
+        "RAY_worker_niceness": 0,  # else a replica computes after all else that its machine has to do
         "RAY_SERVE_ENABLE_HA_PROXY": 1,
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": 1,
         "RAY_SERVE_HAPROXY_METRICS_ENABLED": 0,  # a log line to parse for every request: raygen counts itself

@@ -15,11 +15,15 @@ def generator() -> Generator:
     return sample.generator()
 
 
-def answered(made: Generator, kind: str, asked: list[dict[str, Any]]) -> list[bytes]:
-    asks = []
+def asks(made: Generator, asked: list[dict[str, Any]]) -> list[Ask]:
+    found = []
     for one in asked:
         rows = range(one["start"], one["start"] + one["rows"])
-        asks.append(Ask(rows, one["seed"], made.classes(rows, one["seed"], one["condition"])))
-    batches = made.batch(asks)
+        found.append(Ask(rows, one["seed"], made.classes(rows, one["seed"], one["condition"])))
+    return found
+
+
+def answered(made: Generator, kind: str, asked: list[dict[str, Any]]) -> list[bytes]:
+    batches = made.batch(asks(made, asked))
     table = made.codec.decode({name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]})
     return [answers.whole(kind, made.codec, table.slice(place, 1)) for place in range(len(asked))]
