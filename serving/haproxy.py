@@ -82,9 +82,12 @@ def environment(folder: Path, timeout_s: float = SECONDS) -> dict[str, str]:
         folder: for HAProxy's files and sockets: short, since the path of a socket has at most 107 bytes.
         timeout_s: seconds without progress that a request may take.
     """
-    waiting = {"RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(_free_port())}  # who waits while no replica is up waits there
+    local = {
+        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(_free_port()),  # who waits while no replica is up waits there
+        "RAY_worker_niceness": "0",  # else replicas of a Ray of one's own compute after all else that the machine has to do
+    }
     if binary() is None:
-        return _text(_SHARED) | waiting
+        return _text(_SHARED) | local
     here = {
         "RAY_SERVE_HAPROXY_BINARY_PATH": _script(folder / "haproxy"),
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": folder / "haproxy.cfg",
@@ -96,7 +99,7 @@ def environment(folder: Path, timeout_s: float = SECONDS) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_METRICS_PORT": _free_port(),
         "RAY_SERVE_HAPROXY_NBTHREAD": min(4, os.cpu_count() or 1),
     }
-    return settings(timeout_s) | waiting | _text(here)
+    return settings(timeout_s) | local | _text(here)
 
 
 def settings(timeout_s: float = SECONDS) -> dict[str, str]:
@@ -106,7 +109,6 @@ def settings(timeout_s: float = SECONDS) -> dict[str, str]:
         timeout_s: seconds without progress that a request may take.
     """
     more = {
-        "RAY_worker_niceness": 0,  # else a replica computes after all else that its machine has to do
         "RAY_SERVE_ENABLE_HA_PROXY": 1,
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": 1,
         "RAY_SERVE_HAPROXY_METRICS_ENABLED": 0,  # a log line to parse for every request: raygen counts itself
