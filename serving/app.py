@@ -119,7 +119,7 @@ def app(
         kind = answers.media_type(accept, not served.codec.is_table)
         counted = counting(token, served, asked, kind)
         under_way = doorkeeper.admitted(token, asked.rows)
-        told = {"raygen-digest": served.digest, "raygen-rows": f"{asked.start}-{asked.start + asked.rows}"}
+        told = models.headers(served) | {"raygen-rows": f"{asked.start}-{asked.start + asked.rows}"}
         if few is not None and asked.rows <= tiles.MOST and asked.where is None:
             with under_way as handed:
                 made = await few(served, asked, kind)
@@ -149,7 +149,7 @@ def app(
         under_way = doorkeeper.admitted(token, asked.rows)
         pieces = _pieces(make(served, asked), answers.writer(kind, served.codec), under_way, counted)
         data = b"".join([piece async for piece in pieces])
-        return Response(data, media_type=kind, headers={"raygen-digest": served.digest})
+        return Response(data, media_type=kind, headers=models.headers(served))
 
     @api.post("/v1/images/generations", responses=openapi.IMAGES)
     async def generations(asked: Images, token: Who, response: Response) -> GeneratedImages:

@@ -161,6 +161,14 @@ class Models:
             return found.canary
         return found
 
+    def headers(self, served: Served) -> dict[str, str]:
+        """Of an answer: which generator made it, and which one is current, where that one's place has been taken."""
+        now = self._served[served.name]
+        told = {"raygen-digest": served.digest}
+        if served.digest not in (now.digest, *(one.digest for one in _beside(now))):
+            told["raygen-current"] = now.digest
+        return told
+
     async def look(self, name: str | None, digest: str | None) -> Served:
         """As ``find``; who asks for a digest that is not known may have it from a replica that knew of a promotion first, so
         this one looks, too."""

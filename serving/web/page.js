@@ -94,7 +94,11 @@ function complain(name, what, hint = "", ...more) {
 }
 
 // Rows of two generators are never shown side by side: it is said which one is to answer, and when it no longer does.
-const made = (path, accept, body, signal) => ask(path, accept, { ...body, digest: model.digest }, signal);
+async function made(path, accept, body, signal) {
+  const answer = await ask(path, accept, { ...body, digest: model.digest }, signal);
+  if (answer.headers.has("raygen-current")) throw new Problem({ status: 409, detail: "another generator answers now" });
+  return answer;
+}
 
 async function swapped() {
   const { id, digest } = model;

@@ -88,8 +88,10 @@ def test_who_names_a_generator_is_answered_by_it_or_told(folder: Folder, models:
             assert answer.headers["raygen-digest"] == digest
         new = promoted(folder, digits(2))  # which another replica may have heard of before
         assert client.post("/v1/generate", json={"digest": new}).headers["raygen-digest"] == new
+        assert "raygen-current" not in client.post("/v1/generate", json={"digest": new}).headers
         assert client.post("/v1/generate", json={}).headers["raygen-digest"] == new
-        assert client.post("/v1/generate", json={"digest": full}).headers["raygen-digest"] == full
+        kept = client.post("/v1/generate", json={"digest": full}).headers
+        assert (kept["raygen-digest"], kept["raygen-current"]) == (full, new)
         clock.now += KEPT
         answer = client.post("/v1/generate", json={"digest": full})
         assert answer.status_code == 409
