@@ -57,10 +57,7 @@ _HEADERS = {
 }
 _ALL = (400, 408, 413, 421, 431)
 """What stands before the API says."""
-_DIGEST = {
-    "raygen-digest": "of the generator that made the rows",
-    "raygen-current": "the digest of the one that answers who names none, where it is another one by now",
-}
+_DIGEST = {"raygen-digest": "of the generator that made the rows"}
 _TOKEN = "token"  # noqa: S105 - its name in the document
 
 
