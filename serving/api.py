@@ -35,7 +35,7 @@ class Generate(Asked):
             default each draws its own, with the frequencies of the training data.
         where: of a table, by column a value, a list of values, or the least and the most.
         digest: of the generator whose rows they are to be, or none: as the header ``raygen-digest`` of the first of several
-            requests says, so that all are of one, whatever is promoted meanwhile; the header ``raygen-current`` says so then.
+            requests says, so that all are of one, whatever is promoted meanwhile, which the header ``raygen-current`` tells.
     """
 
     model_config = ConfigDict(
