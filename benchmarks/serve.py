@@ -3,7 +3,7 @@
 Each server runs by itself, on the same machine and over the loopback, and answers questions for one row of the default
 conditional DCGAN, 28 × 28, each for another row, with the same bytes, which is checked before it is timed:
 
-- *raygen*: ``raygen serve``, with one replica behind HAProxy;
+- *raygen*: ``raygen serve``, with so many ``--replicas`` behind HAProxy;
 - *litserve*: a LitAPI that makes a batch with ``Generator.batch`` and answers with raygen's own code, one worker and one
   API server, ZeroMQ, batches of 64 that are waited for 10 ms;
 - *litserve-hooks*: the same by LitServe's manual: the batch is the network's, and ``encode_response`` writes each answer;
@@ -13,7 +13,7 @@ conditional DCGAN, 28 × 28, each for another row, with the same bytes, which is
 Needs LitServe (``pip install -e .[bench]``) and wrk (``apt install wrk``), which asks: every client asks again as soon as it
 is answered. Beside the requests per second it prints how much CPU each took, in all processes of the server.
 
-    python benchmarks/serve.py [--seconds 60] [--clients 1 64] [--answers json png] [--turns 1]
+    python benchmarks/serve.py [--seconds 60] [--clients 1 64] [--answers json png] [--replicas 1] [--turns 1]
 """
 
 import argparse
@@ -71,18 +71,28 @@ def promoted(folder: Path) -> None:
     registry = Registry(project)
     registry.keep({"generator": made.digest, "verdict": "passed", "gate": [], "metrics": []})
     registry.promote(made.digest)
+    schema = {"image": {"kind": "image", "height": 28, "width": 28, "channels": 1}, "label": {"kind": "category"}}
+    spec = {
+        "name": folder.name,
+        "storage": str(folder.parent),
+        "dataset": {"path": "sample:digits", "schema": schema},
+        "generator": {"family": "gan", "condition": "label"},
+    }
+    (folder.parent / "spec.yaml").write_text(json.dumps(spec))
 
 
 class Server:
     """One of them in a process group of its own, from when it answers."""
 
-    def __init__(self, name: str, kind: str, folder: Path) -> None:
+    def __init__(self, name: str, kind: str, folder: Path, replicas: int) -> None:
         peers = Path(__file__).with_name("peers")
         calls = {
             "raygen": [
                 str(Path(sys.executable).with_name("raygen")),
                 "serve",
-                str(folder / "digits"),
+                str(folder / "spec.yaml"),
+                "--set",
+                f"serve.replicas={json.dumps({'min': replicas, 'max': replicas})}",
                 "--insecure",
                 "--port",
             ],
@@ -168,6 +178,7 @@ def main() -> None:
     parser.add_argument("--clients", type=int, nargs="*", default=[1, 64])
     parser.add_argument("--answers", nargs="*", default=list(KINDS), choices=KINDS)
     parser.add_argument("--servers", nargs="*", default=["raygen", "litserve", "litserve-hooks", "plain"])
+    parser.add_argument("--replicas", type=int, default=1, help="of raygen")
     parser.add_argument("--turns", type=int, default=1)
     asked = parser.parse_args()
     if shutil.which("wrk") is None:
@@ -182,7 +193,7 @@ def main() -> None:
             for kind in asked.answers:
                 wanted = answered(made, KINDS[kind], [question(start) for start in range(20)])
                 for server in asked.servers[:: (-1) ** turn]:
-                    with Server(server, kind, folder) as running:
+                    with Server(server, kind, folder, asked.replicas) as running:
                         assert [ask(start, kind) for start in range(20)] == wanted, f"{server} answers something else"
                         timed(running, kind, max(asked.clients), WARM)
                         for clients in asked.clients:
