@@ -157,7 +157,9 @@ def _free_port() -> int:
 def _script(path: Path) -> Path:
     """Write the program that Ray Serve is to run as HAProxy."""
     program = " ".join(shlex.quote(word) for word in (sys.executable, "-P", "-m", "raygen.serving.haproxy"))
-    path.write_text(f'#!/bin/sh\nexec {program} "$@"\n')
+    # Ray's processes end when this one is killed; HAProxy, which $$ is from `exec` on, would go on listening.
+    watch = f"( while kill -0 {os.getpid()}; do kill -0 $$ || exit; sleep 1; done; kill $$ ) </dev/null >/dev/null 2>&1 &"
+    path.write_text(f'#!/bin/sh\n{watch}\nexec {program} "$@"\n')
     path.chmod(0o700)
     return path
 

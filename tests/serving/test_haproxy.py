@@ -2,12 +2,15 @@
 
 import logging
 import os
+import socket
 import subprocess
 import sys
+import time
 import tomllib
 from importlib import metadata
 from pathlib import Path
 
+import psutil
 import pytest
 
 from raygen.serving import guard, haproxy
@@ -22,6 +25,41 @@ ROOT = Path(__file__).parents[2]
 INSTALLED = f"from {ENTRY.module} import {ENTRY.attr}; {ENTRY.attr}()"
 """What the script does that is installed for the machines of a cluster."""
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="HAProxy comes for Linux")
+
+
+STARTED = """
+import os, subprocess, sys, time
+from raygen.serving import haproxy
+with haproxy.prepared():
+    script = os.environ["RAY_SERVE_HAPROXY_BINARY_PATH"]
+    print(subprocess.Popen([script, "-db", "-f", sys.argv[1]], start_new_session=True).pid, flush=True)
+    time.sleep(600)
+"""
+
+
+def test_it_ends_with_who_started_it_however_that_ends(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    config = tmp_path / "haproxy.cfg"
+    config.write_text(f"defaults\n    mode http\n    timeout client 9s\nfrontend f\n    bind 127.0.0.1:{port}\n")
+    with subprocess.Popen([sys.executable, "-c", STARTED, config], stdout=subprocess.PIPE, text=True) as starter:
+        assert starter.stdout is not None
+        proxy = psutil.Process(int(starter.stdout.readline()))
+        end = time.monotonic() + 60
+        while not listens(port):
+            assert time.monotonic() < end, "it did not start"
+            time.sleep(0.05)
+        starter.kill()
+    while proxy.is_running() and proxy.status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < end, "it goes on"
+        time.sleep(0.05)
+    assert not listens(port)
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as tried:
+        return tried.connect_ex(("127.0.0.1", port)) == 0
 
 
 def test_what_ray_serve_writes(tmp_path: Path) -> None:
