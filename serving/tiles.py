@@ -1,6 +1,7 @@
 """Few rows for each of several who ask, made together: in one tile, by one thread, to the bytes of each answer."""
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -16,6 +17,10 @@ from raygen.serving.problems import Problem
 
 MOST = 256
 """Rows that are made together."""
+PAUSE = 0.002
+"""Seconds without another one who asks, after which those who wait are not kept waiting for more."""
+AGAIN = 0.05
+"""Seconds in which who was answered may be expected to ask again."""
 
 
 class Answer(NamedTuple):
@@ -46,6 +51,8 @@ class Tiles:
     def __init__(self, computing: asyncio.Lock, told: Callable[[str, int, int], None]) -> None:
         self._computing, self._told = computing, told
         self._waiting: list[_Asked] = []
+        self._expected, self._until = 0, 0.0  # how many may soon wait, and until when that is so
+        self._there = asyncio.Event()  # that they do
         self._work: asyncio.Task[None] | None = None
 
     async def answer(self, served: Served, asked: Generate, kind: str) -> bytes:
@@ -65,6 +72,8 @@ class Tiles:
         loop = asyncio.get_running_loop()
         one = _Asked(served, ask, kind, time.perf_counter(), loop.create_future())
         self._waiting.append(one)
+        if len(self._waiting) >= self._expected:
+            self._there.set()
         if self._work is None:
             self._work = loop.create_task(self._worked())
         made = await one.answer
@@ -79,11 +88,25 @@ class Tiles:
         """Until nobody waits."""
         try:
             while self._waiting:
+                await self._gathered()
                 async with self._computing:
                     if taken := self._taken():
                         await self._answer(taken)
+                self._expected, self._until = len(taken) + len(self._waiting), time.perf_counter() + AGAIN
         finally:
             self._work = None
+
+    async def _gathered(self) -> None:
+        """Until a tile is full, or all are there who were answered just now or waited meanwhile, or nobody comes any more: a
+        tile takes as long with one row as with all of its rows, so that asking for one after another would take longer."""
+        tile, found = self._waiting[0].served.generator.tile, 0
+        if time.perf_counter() > self._until:
+            return
+        while found < len(self._waiting) < self._expected and sum(len(one.ask.rows) for one in self._waiting) < tile:
+            found = len(self._waiting)
+            self._there.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._there.wait(), PAUSE)
 
     async def _answer(self, taken: Sequence[_Asked]) -> None:
         """Every one of them, with rows or with what went wrong."""

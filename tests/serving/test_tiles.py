@@ -157,3 +157,30 @@ def test_who_asks_after_a_failure_is_answered(served: list[Served]) -> None:
         return await asyncio.wait_for(tiles.answer(served[0], Generate(start=2), JSON), 30)
 
     assert asyncio.run(main()) == alone(served[0], Generate(start=2), JSON)
+
+
+def test_a_tile_waits_for_those_who_were_answered_just_now(
+    served: list[Served], sizes: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("raygen.serving.tiles.PAUSE", 60.0)
+    monkeypatch.setattr("raygen.serving.tiles.AGAIN", 60.0)
+
+    async def asking(tiles: Tiles, number: int) -> None:
+        for turn in range(3):
+            await tiles.answer(served[0], Generate(start=10 * turn + number), JSON)
+            await asyncio.sleep(0.01 * number)  # not all at once
+
+    async def together(tiles: Tiles) -> None:
+        await asyncio.gather(*(asking(tiles, number) for number in range(4)))
+
+    run(sizes, together)
+    assert sizes == [4, 4, 4]
+
+
+def test_nobody_waits_for_who_does_not_come_again(served: list[Served], sizes: list[int]) -> None:
+    async def main(tiles: Tiles) -> bytes:
+        await asyncio.gather(*(tiles.answer(served[0], Generate(start=number), JSON) for number in range(4)))
+        return await tiles.answer(served[0], Generate(start=9), JSON)
+
+    assert run(sizes, main) == alone(served[0], Generate(start=9), JSON)
+    assert sizes == [4, 1]
