@@ -18,10 +18,8 @@ from typing import Any
 import pytest
 import yaml
 from click.testing import Result
+from endpoints import digits, promoted
 from typer.testing import CliRunner
-
-sys.path.append(str(Path(__file__).parent / "serving"))
-from test_app import generator, promoted
 
 from raygen.cli import app
 from raygen.datasets.storage import Folder
@@ -48,8 +46,8 @@ def refused(*arguments: str | Path) -> str:
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A storage with a project that has a current generator, and one that has none yet."""
     monkeypatch.delenv(auth.VARIABLE, raising=False)
-    promoted(Folder(tmp_path / "digits"), generator(0))
-    made = generator(1)
+    promoted(Folder(tmp_path / "digits"), digits(0))
+    made = digits(1)
     made.save(Folder(tmp_path / "new") / "generators" / made.digest)
     return tmp_path
 
@@ -130,12 +128,12 @@ def test_a_taken_port_is_told_before_anything_starts(store: Path) -> None:
 
 
 def spec(store: Path, serve: dict[str, Any]) -> Path:
-    schema = {"picture": {"kind": "image", "height": 9, "width": 8, "channels": 1}, "digit": {"kind": "category"}}
+    schema = {"image": {"kind": "image", "height": 9, "width": 8, "channels": 1}, "label": {"kind": "category"}}
     document = {
         "name": "digits",
         "storage": str(store),
         "dataset": {"path": "nowhere.parquet", "schema": schema},
-        "generator": {"family": "vae", "condition": "digit"},
+        "generator": {"family": "vae", "condition": "label"},
         "serve": serve,
     }
     file = store / "spec.yaml"
@@ -150,7 +148,7 @@ def test_the_config_is_one_of_ray_serve(store: Path, monkeypatch: pytest.MonkeyP
 
     monkeypatch.chdir(store)
     path = spec(store, {"replicas": {"min": 0, "max": 4}})
-    other = promoted(Folder(store / "elsewhere" / "others"), generator(2))
+    other = promoted(Folder(store / "elsewhere" / "others"), digits(2))
     done = raygen("serve", path, "elsewhere/others", "--tokens", "t.yaml", "--print-config", "--set", "serve.queue=99",
                   "--host", "0.0.0.0", "--port", "9000")  # fmt: skip
     assert done.exit_code == 0, done.output
