@@ -3,8 +3,6 @@
 import logging
 import socket
 import time
-import urllib.error
-import urllib.request
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -16,6 +14,7 @@ from pydantic import BaseModel, ConfigDict
 from raygen.errors import ResourceError
 from raygen.serving import auth
 from raygen.serving.auth import Token
+from raygen.serving.client import Client
 from raygen.serving.haproxy import DRAIN
 from raygen.spec import ServeSpec
 
@@ -183,13 +182,9 @@ def _until_ready(url: str, patience: float) -> None:
         ResourceError: none has in time.
     """
     end = time.monotonic() + patience
-    while True:
-        try:
-            with urllib.request.urlopen(f"{url}/healthz", timeout=5) as answer:  # noqa: S310 - our own
-                if answer.status == 200:
-                    return
-        except (OSError, urllib.error.URLError):
-            pass
-        if time.monotonic() > end:
-            raise ResourceError(f"{url}: no replica could generate within {patience:.0f} s", "see Ray's log, or --verbose")
-        time.sleep(0.1)
+    with Client(url, timeout=5) as client:
+        while not client.healthy():
+            if time.monotonic() > end:
+                what = f"{url}: no replica could generate within {patience:.0f} s"
+                raise ResourceError(what, "see Ray's log, or --verbose")
+            time.sleep(0.1)
