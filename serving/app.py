@@ -18,7 +18,6 @@ from fastapi.routing import APIRoute
 from pydantic import ValidationError
 from starlette.types import Receive, Scope, Send
 
-from raygen.errors import RaygenError
 from raygen.serving import answers, guard, openapi, page, record, tiles
 from raygen.serving.answers import Writer
 from raygen.serving.api import Generate, GeneratedImages, Image, Images, Interpolate
@@ -28,24 +27,19 @@ from raygen.serving.metrics import MEDIA_TYPE, Metrics
 from raygen.serving.models import Models, Served
 from raygen.serving.problems import Problem
 from raygen.serving.room import QUEUE, SECONDS, Room, Waits
+from raygen.serving.tiles import Tiles
 
-Make = Callable[[Served, Generate | Interpolate], AsyncIterator[pa.Table]]
-"""Makes the rows that are asked for, in pieces; what it raises before the first piece is the answer."""
 Count = Callable[[int], None]
 """Told of some rows."""
-Few = Callable[[Served, Generate, str], Awaitable[bytes]]
-"""The whole answer of a media type, to who asks for few rows."""
 
 
 def app(
     models: Models,
     doorkeeper: Doorkeeper,
-    make: Make,
     most_rows: int,
     queue: int = QUEUE,
     timeout_s: float = SECONDS,
     waits: Waits | None = None,
-    few: Few | None = None,
     metrics: Metrics | None = None,
     loopback: bool = False,
 ) -> FastAPI:
@@ -54,12 +48,10 @@ def app(
     Args:
         models: what is served.
         doorkeeper: who may ask.
-        make: of rows.
         most_rows: of one request.
         queue: requests under way at once; more are refused.
         timeout_s: seconds without progress that one may take.
         waits: is told how long questions wait for the first byte of their answer.
-        few: answers who asks for few rows, together with others; by default they are made as many are.
         metrics: where it is counted what is asked for, and made.
         loopback: whether only who calls it by a name of this machine is answered; see ``guard``.
     """
@@ -77,6 +69,7 @@ def app(
     api.add_middleware(Room, most=queue, seconds=timeout_s, waits=waits)
     counts = metrics or Metrics(doorkeeper.book, models)
     guard.protect(api, counts, loopback)
+    making = Tiles(counts.batch)
     page.route(api)
 
     async def admitted(request: Request) -> Token:
@@ -120,13 +113,13 @@ def app(
         counted = counting(token, served, asked, kind)
         under_way = doorkeeper.admitted(token, asked.rows)
         told = models.headers(served) | {"raygen-rows": f"{asked.start}-{asked.start + asked.rows}"}
-        if few is not None and asked.rows <= tiles.MOST and asked.where is None:
+        if asked.rows <= tiles.MOST and asked.where is None:
             with under_way as handed:
-                made = await few(served, asked, kind)
+                made = await making.answer(served, asked, kind)
                 handed(asked.rows)
             counted(asked.rows)
             return Response(made, media_type=kind, headers=told | record.current().timing)
-        pieces = _pieces(make(served, asked), answers.writer(kind, served.codec), under_way, counted)
+        pieces = _pieces(making.rows(served, asked), answers.writer(kind, served.codec), under_way, counted)
         first = await anext(pieces)  # so that what goes wrong at first is not a 200
         return Streamed(_chained(first, pieces), media_type=kind, headers=told | record.current().timing)
 
@@ -147,7 +140,7 @@ def app(
         kind = answers.media_type(accept, not served.codec.is_table)
         counted = counting(token, served, asked, kind)
         under_way = doorkeeper.admitted(token, asked.rows)
-        pieces = _pieces(make(served, asked), answers.writer(kind, served.codec), under_way, counted)
+        pieces = _pieces(making.rows(served, asked), answers.writer(kind, served.codec), under_way, counted)
         data = b"".join([piece async for piece in pieces])
         return Response(data, media_type=kind, headers=models.headers(served))
 
@@ -165,7 +158,7 @@ def app(
         rows = Generate(model=served.name, rows=asked.n, seed=seed, condition=[shown] * asked.n)
         counted = counting(token, served, rows, answers.JSON)
         with doorkeeper.admitted(token, asked.n) as handed:
-            files = [file async for table in make(served, rows) for file in answers.files(table, served.codec)]
+            files = [file async for table in making.rows(served, rows) for file in answers.files(table, served.codec)]
             handed(asked.n)
         counted(asked.n)
         response.headers["raygen-digest"] = served.digest
@@ -260,32 +253,3 @@ def _prompted(prompt: str, served: Served) -> bool | int | str | None:
             return value
     shown = ", ".join(map(str, classes[:20]))
     raise Problem(422, "the prompt is none of the classes", f"there are: {shown}", more={"classes": classes[:1000]})
-
-
-def between(served: Served, asked: Interpolate) -> pa.Table:
-    """All rows of an interpolation.
-
-    Raises:
-        Problem: 422; this generator has none, or not of this condition.
-    """
-    start, end = asked.between
-    try:
-        return served.generator.between((start, end), asked.steps, asked.seed, asked.condition)
-    except RaygenError as error:
-        raise Problem.of(error) from None
-
-
-async def made(served: Served, asked: Generate | Interpolate, at_once: int) -> AsyncIterator[pa.Table]:
-    """Rows, a piece at a time in a thread: what makes them where nobody makes them better."""
-    if isinstance(asked, Interpolate):
-        yield await asyncio.to_thread(between, served, asked)
-        return
-    for start in range(asked.start, asked.start + asked.rows, at_once):
-        rows, began = range(start, min(start + at_once, asked.start + asked.rows)), time.perf_counter()
-        try:
-            shown = asked.shown(rows)
-            table = await asyncio.to_thread(served.generator.sample, rows, asked.seed, shown, asked.where)
-        except RaygenError as error:
-            raise Problem.of(error) from None
-        record.current().spend("compute", time.perf_counter() - began)
-        yield table

@@ -4,31 +4,21 @@ import asyncio
 import logging
 import sys
 import threading
-import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import pyarrow as pa
-
 from raygen.datasets.storage import Folder
-from raygen.errors import RaygenError
 from raygen.jobs.registry import Registry
-from raygen.serving import record
-from raygen.serving.api import Generate, Interpolate
-from raygen.serving.app import app, between
+from raygen.serving.app import app
 from raygen.serving.auth import Doorkeeper, Token
 from raygen.serving.book import Book
 from raygen.serving.ledger import Counts, Heard
 from raygen.serving.metrics import Metrics
-from raygen.serving.models import Models, Served
-from raygen.serving.problems import Problem
+from raygen.serving.models import Models
 from raygen.serving.room import QUEUE, SECONDS, Waits
-from raygen.serving.tiles import Tiles
 
 log = logging.getLogger("raygen.serving")
 
-PIECE = 1024
-"""Rows of a piece of a larger one: what is held at once."""
 LOOK = 2.0
 """Seconds between looks for a promotion."""
 SWITCH = 0.0005
@@ -81,16 +71,13 @@ class Endpoint:
         self.insecure = tokens is None
         self.most_rows, self.queue, self.timeout_s = most_rows, queue, timeout_s
         self.waits = Waits()
-        self.computing = asyncio.Lock()  # one at a time: each uses all the threads that torch has
-        self.turn = asyncio.Lock()  # of who asks for many rows: so that who asks for few waits for one piece, not for theirs
-        self.tiles = Tiles(self.computing, self.metrics.batch)
         self.stop = threading.Event()
         self.models.follow(LOOK, lambda name: log.info("%s: swapped", name), self.stop)
 
     def __serve_build_asgi_app__(self) -> Any:
         return app(
-            self.models, self.doorkeeper, self.rows, self.most_rows,
-            queue=self.queue, timeout_s=self.timeout_s, waits=self.waits, few=self.tiles.answer,
+            self.models, self.doorkeeper, self.most_rows,
+            queue=self.queue, timeout_s=self.timeout_s, waits=self.waits,
             metrics=self.metrics, loopback=self.insecure,
         )  # fmt: skip
 
@@ -107,39 +94,6 @@ class Endpoint:
     def __del__(self) -> None:
         if hasattr(self, "stop"):
             self.stop.set()
-
-    async def computed(self, make: Callable[..., pa.Table], *of: Any) -> pa.Table:
-        """What is made in a thread, which computes alone to its end, also where who asked for it goes away meanwhile."""
-        asks = time.perf_counter()
-        await self.computing.acquire()
-        began = time.perf_counter()
-
-        def ended(work: "asyncio.Future[pa.Table]") -> None:
-            self.computing.release()
-            if not work.cancelled():
-                work.exception()  # of which nobody may be left to hear
-
-        work = asyncio.ensure_future(asyncio.to_thread(make, *of))
-        work.add_done_callback(ended)
-        made = await asyncio.shield(work)
-        record.current().spend("queue", began - asks)
-        record.current().spend("compute", time.perf_counter() - began)
-        return made
-
-    async def rows(self, served: Served, asked: Generate | Interpolate) -> AsyncIterator[pa.Table]:
-        """Makes the rows that are asked for, in pieces; whoever goes away is not worked for any more."""
-        if isinstance(asked, Interpolate):
-            yield await self.computed(between, served, asked)
-            return
-        for start in range(asked.start, asked.start + asked.rows, PIECE):
-            rows = range(start, min(start + PIECE, asked.start + asked.rows))
-            try:
-                shown = asked.shown(rows)
-                async with self.turn:
-                    table = await self.computed(served.generator.sample, rows, asked.seed, shown, asked.where)
-                yield table
-            except RaygenError as error:
-                raise Problem.of(error) from None
 
 
 def _tell() -> None:

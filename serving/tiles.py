@@ -1,22 +1,26 @@
-"""Few rows for each of several who ask, made together: in one tile, by one thread, to the bytes of each answer."""
+"""How rows are made for those who ask: few for each of several together, in one tile, to the bytes of each answer; many in
+pieces, which take turns."""
 
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 
 from raygen.errors import RaygenError
 from raygen.generators.generator import Ask
 from raygen.serving import answers, record
-from raygen.serving.api import Generate
+from raygen.serving.api import Generate, Interpolate
 from raygen.serving.models import Served
 from raygen.serving.problems import Problem
 
 MOST = 256
 """Rows that are made together."""
+PIECE = 1024
+"""Rows of a piece of a larger answer: what is held at once."""
 PAUSE = 0.002
 """Seconds without another one who asks, after which those who wait are not kept waiting for more."""
 AGAIN = 0.05
@@ -44,16 +48,50 @@ class Tiles:
     """Makes what is asked for in a thread; while it does, others gather to be next.
 
     Args:
-        computing: held while rows are made.
         told: of every tile the model, how many rows it had, and how many it has room for.
     """
 
-    def __init__(self, computing: asyncio.Lock, told: Callable[[str, int, int], None]) -> None:
-        self._computing, self._told = computing, told
+    def __init__(self, told: Callable[[str, int, int], None]) -> None:
+        self._told = told
+        self._computing = asyncio.Lock()  # one at a time: each uses all the threads that torch has
+        self._turn = asyncio.Lock()  # of who asks for many rows: who asks for few waits for one piece, not for theirs
         self._waiting: list[_Asked] = []
         self._expected, self._until = 0, 0.0  # how many may soon wait, and until when that is so
         self._there = asyncio.Event()  # that they do
         self._work: asyncio.Task[None] | None = None
+
+    async def computed(self, make: Callable[..., pa.Table], *of: Any) -> pa.Table:
+        """What is made in a thread, which computes alone to its end, also where who asked for it goes away meanwhile."""
+        asks = time.perf_counter()
+        await self._computing.acquire()
+        began = time.perf_counter()
+
+        def ended(work: "asyncio.Future[pa.Table]") -> None:
+            self._computing.release()
+            if not work.cancelled():
+                work.exception()  # of which nobody may be left to hear
+
+        work = asyncio.ensure_future(asyncio.to_thread(make, *of))
+        work.add_done_callback(ended)
+        made = await asyncio.shield(work)
+        record.current().spend("queue", began - asks)
+        record.current().spend("compute", time.perf_counter() - began)
+        return made
+
+    async def rows(self, served: Served, asked: Generate | Interpolate) -> AsyncIterator[pa.Table]:
+        """Makes the rows that are asked for, in pieces; whoever goes away is not worked for any more."""
+        if isinstance(asked, Interpolate):
+            yield await self.computed(_between, served, asked)
+            return
+        for start in range(asked.start, asked.start + asked.rows, PIECE):
+            rows = range(start, min(start + PIECE, asked.start + asked.rows))
+            try:
+                shown = asked.shown(rows)
+                async with self._turn:
+                    table = await self.computed(served.generator.sample, rows, asked.seed, shown, asked.where)
+                yield table
+            except RaygenError as error:
+                raise Problem.of(error) from None
 
     async def answer(self, served: Served, asked: Generate, kind: str) -> bytes:
         """The whole answer to who asks for at most `MOST` rows, and for none by ``where``.
@@ -162,3 +200,16 @@ def _made(taken: Sequence[_Asked]) -> list[Answer | Exception]:
         else Answer(content, began - one.since, computed - began, encoded - computed)
         for one, content in zip(taken, contents, strict=True)
     ]
+
+
+def _between(served: Served, asked: Interpolate) -> pa.Table:
+    """All rows of an interpolation.
+
+    Raises:
+        Problem: 422; this generator has none, or not of this condition.
+    """
+    start, end = asked.between
+    try:
+        return served.generator.between((start, end), asked.steps, asked.seed, asked.condition)
+    except RaygenError as error:
+        raise Problem.of(error) from None

@@ -24,7 +24,7 @@ from raygen.datasets.storage import Folder
 from raygen.generators.generator import Generator, untrained
 from raygen.jobs.registry import Registry
 from raygen.options import AutoregressiveSpec, FamilySpec, VaeSpec
-from raygen.serving.app import app, made
+from raygen.serving.app import app
 from raygen.serving.auth import Doorkeeper, Token
 from raygen.serving.models import Models
 from raygen.spec import CategoryField, ImageField, NumberField
@@ -74,7 +74,7 @@ def models(store: Path) -> Models:
 
 
 def api(of: Models, tokens: Sequence[Token] | None = None, most_rows: int = MOST_ROWS) -> FastAPI:
-    return app(of, Doorkeeper(tokens), lambda served, asked: made(served, asked, 64), most_rows)
+    return app(of, Doorkeeper(tokens), most_rows)
 
 
 @contextlib.contextmanager

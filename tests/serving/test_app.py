@@ -27,7 +27,7 @@ from raygen.jobs.registry import Registry
 from raygen.options import VaeSpec
 from raygen.serving import auth
 from raygen.serving.answers import ARROW, PARQUET
-from raygen.serving.app import app, made
+from raygen.serving.app import app
 from raygen.serving.auth import Doorkeeper, Token
 from raygen.serving.models import Models
 from raygen.spec import CategoryField, ImageField
@@ -79,7 +79,7 @@ def models(folders: dict[str, Folder]) -> Models:
 
 @pytest.fixture
 def client(models: Models) -> Iterator[TestClient]:
-    api = app(models, Doorkeeper(TOKENS), lambda served, asked: made(served, asked, 64), most_rows=10_000)
+    api = app(models, Doorkeeper(TOKENS), most_rows=10_000)
     with TestClient(api, headers={"authorization": f"Bearer {ANA[0]}"}, raise_server_exceptions=False) as client:
         yield client
 
@@ -264,9 +264,13 @@ def test_a_mistake_costs_no_rows(client: TestClient, path: str, asked: dict[str,
     assert client.post("/v1/generate", json={**ASKED, "rows": 100}, headers=headers).status_code == 200
 
 
-def test_rows_of_a_broken_connection_are_paid_for_as_far_as_they_came(models: Models) -> None:
+def test_rows_of_a_broken_connection_are_paid_for_as_far_as_they_came(
+    models: Models, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("raygen.serving.tiles.MOST", 1)  # so that a hundred are many
+    monkeypatch.setattr("raygen.serving.tiles.PIECE", 10)
     keeper = Doorkeeper(TOKENS)
-    api = app(models, keeper, lambda served, asked: made(served, asked, 10), most_rows=10_000)
+    api = app(models, keeper, most_rows=10_000)
     sent = 0
 
     async def receive() -> Any:
@@ -293,7 +297,7 @@ def test_rows_of_a_broken_connection_are_paid_for_as_far_as_they_came(models: Mo
 
 
 def test_no_request_has_more_rows_than_it_may(models: Models) -> None:
-    few = TestClient(app(models, Doorkeeper(None), lambda served, asked: made(served, asked, 64), most_rows=5))
+    few = TestClient(app(models, Doorkeeper(None), most_rows=5))
     for path, asked in (
         ("generate", {"rows": 6}),
         ("interpolate", {"between": [0, 1], "steps": 6}),
@@ -305,7 +309,7 @@ def test_no_request_has_more_rows_than_it_may(models: Models) -> None:
 def test_requests_are_counted_whatever_they_ask_for(models: Models) -> None:
     token = Token(name="bo", sha256=BO[1], requests=4)
     client = TestClient(
-        app(models, Doorkeeper([token]), lambda served, asked: made(served, asked, 64), most_rows=5),
+        app(models, Doorkeeper([token]), most_rows=5),
         headers={"authorization": f"Bearer {BO[0]}"},
     )
     assert client.get("/v1/models").status_code == client.get("/metrics").status_code == 200

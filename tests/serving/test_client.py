@@ -24,6 +24,7 @@ from raygen.serving import auth, guard, stream
 from raygen.serving import client as module
 from raygen.serving.auth import Token
 from raygen.serving.models import Models
+from raygen.serving.tiles import PIECE
 
 ASKED = {"model": "digits", "seed": 5, "start": 7}
 
@@ -113,6 +114,7 @@ def test_a_file_of_large_rows(
     client: raygen.Client, models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "HELD", 40_000)
+    monkeypatch.setattr("raygen.serving.tiles.PIECE", 64)  # of large rows, a piece is not more than it holds
     client.save(tmp_path / "rows.parquet", 1000, **ASKED)
     file = pq.ParquetFile(tmp_path / "rows.parquet")
     assert file.read().equals(rows(models, 1000))
@@ -129,7 +131,7 @@ def test_what_is_served(client: raygen.Client, models: Models) -> None:
 def test_any_number_of_rows_whatever_an_endpoint_answers_at_once(client: raygen.Client, models: Models, busy: Busy) -> None:
     wanted = 2 * endpoints.MOST_ROWS + 10
     pieces = list(client.batches(wanted, **ASKED))
-    assert max(map(len, pieces)) <= 64
+    assert max(map(len, pieces)) <= PIECE
     assert pa.Table.from_batches(pieces).equals(rows(models, wanted))
     assert len(busy.asked) == 1 + 3  # the first is told how many it may ask for
 

@@ -1,6 +1,5 @@
 """The dashboard for Grafana: its queries are of Prometheus's language, and of metrics that an endpoint has."""
 
-import asyncio
 import json
 import re
 from collections.abc import Iterator
@@ -18,7 +17,6 @@ from starlette.testclient import TestClient
 from raygen.serving.app import app
 from raygen.serving.auth import Doorkeeper
 from raygen.serving.metrics import Metrics
-from raygen.serving.tiles import Tiles
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 DASHBOARD: dict[str, Any] = json.loads((EXAMPLES / "grafana.json").read_text())
@@ -27,18 +25,12 @@ QUERIES = [target["expr"] for panel in DASHBOARD["panels"] for target in panel["
 QUERIES += [annotation["expr"] for annotation in DASHBOARD["annotations"]["list"]]
 
 
-def unused(*_: Any) -> Any:
-    """Few rows are not made by it."""
-    raise AssertionError
-
-
 @pytest.fixture(scope="module")
 def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
     """The metrics of an endpoint that has been asked, and refused something: their labels by their names."""
     of, keeper = models(tmp_path_factory.mktemp("dashboard")), Doorkeeper(None)
     metrics = Metrics(keeper.book, of)
-    tiles = Tiles(asyncio.Lock(), metrics.batch)
-    with TestClient(app(of, keeper, unused, 10, few=tiles.answer, metrics=metrics)) as client:
+    with TestClient(app(of, keeper, 10, metrics=metrics)) as client:
         assert client.post("/v1/generate", json={"model": "digits"}).status_code == 200
         client.post("/v1/generate", json={"rows": 0})
         text = client.get("/metrics").text

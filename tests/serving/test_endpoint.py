@@ -14,7 +14,8 @@ from raygen.datasets.storage import Folder
 from raygen.generators.generator import Generator
 from raygen.serving import endpoint
 from raygen.serving.api import Generate, Interpolate
-from raygen.serving.endpoint import PIECE, Endpoint
+from raygen.serving.endpoint import Endpoint
+from raygen.serving.tiles import PIECE, Tiles
 
 
 @pytest.fixture
@@ -27,12 +28,12 @@ def replica(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoin
 
 
 def test_rows_in_pieces(replica: Endpoint) -> None:
-    served = replica.models.find("digits")
+    served, tiles = replica.models.find("digits"), Tiles(replica.metrics.batch)
     shown = [7, 3] * PIECE
 
     async def main() -> list[Any]:
         asked = Generate(rows=len(shown), start=5, seed=3, condition=shown)
-        return [table async for table in replica.rows(served, asked)]
+        return [table async for table in tiles.rows(served, asked)]
 
     first, second = asyncio.run(main())
     assert first.equals(served.generator.sample(range(5, 5 + PIECE), 3, shown[:PIECE]))
@@ -40,7 +41,8 @@ def test_rows_in_pieces(replica: Endpoint) -> None:
 
 
 def test_who_goes_away_does_not_let_another_one_compute_beside(replica: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
-    served, at_once, most = replica.models.find("digits"), 0, 0
+    served, tiles = replica.models.find("digits"), Tiles(replica.metrics.batch)
+    at_once = most = 0
     counting = threading.Lock()
     sample = Generator.sample
 
@@ -57,7 +59,7 @@ def test_who_goes_away_does_not_let_another_one_compute_beside(replica: Endpoint
     monkeypatch.setattr(Generator, "sample", slow)
 
     async def one() -> Any:
-        return [table async for table in replica.rows(served, Generate(rows=300))]
+        return [table async for table in tiles.rows(served, Generate(rows=300))]
 
     async def main() -> Any:
         for _ in range(5):
@@ -74,10 +76,10 @@ def test_who_goes_away_does_not_let_another_one_compute_beside(replica: Endpoint
 
 
 def test_what_is_between_two_rows(replica: Endpoint) -> None:
-    served = replica.models.find("digits")
+    served, tiles = replica.models.find("digits"), Tiles(replica.metrics.batch)
 
     async def main() -> list[Any]:
-        return [table async for table in replica.rows(served, Interpolate(between=[2, 9], steps=3, seed=1))]
+        return [table async for table in tiles.rows(served, Interpolate(between=[2, 9], steps=3, seed=1))]
 
     (table,) = asyncio.run(main())
     assert table.equals(served.generator.between((2, 9), 3, 1, None))

@@ -19,7 +19,7 @@ import pytest
 import raygen
 from raygen.serving import auth, guard
 from raygen.serving.answers import MEDIA_TYPES
-from raygen.serving.app import app, made
+from raygen.serving.app import app
 from raygen.serving.auth import Doorkeeper, Token
 
 ANA, OLD = auth.make(), auth.make()
@@ -330,6 +330,7 @@ def test_nothing_of_a_failure_is_told(
     server: tuple[int, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     models = endpoints.models(tmp_path)
+    monkeypatch.setattr(models.find("digits").generator, "batch", lambda *_: 1 / 0)
     monkeypatch.setattr(models.find("digits").generator, "sample", lambda *_: 1 / 0)
     with endpoints.served(endpoints.api(models, TOKENS)) as port:
         for body, path in ((BODY, "/v1/generate"), (asked(prompt="7"), "/v1/images/generations")):
@@ -347,7 +348,7 @@ def test_nothing_of_a_failure_is_told(
 def test_where_no_token_is_asked_for_a_page_from_elsewhere_gets_nothing(tmp_path: Path) -> None:
     """DNS rebinding: a name of somebody else's that means this machine makes a browser ask us as its own origin."""
     models = endpoints.models(tmp_path)
-    replica = app(models, Doorkeeper(None), lambda served, asked: made(served, asked, 64), 10, loopback=True)
+    replica = app(models, Doorkeeper(None), 10, loopback=True)
     with endpoints.served(replica) as port:
         for path in (b"/", b"/healthz", b"/v1/models"):
             for host, status in (

@@ -17,11 +17,12 @@ from jsonschema import Draft202012Validator
 from starlette.testclient import TestClient
 from starlette.types import Message
 
-from raygen.serving import auth, guard, problems
+from raygen.serving import auth, guard
 from raygen.serving.answers import PNG, ZIP
-from raygen.serving.app import app, made
+from raygen.serving.app import app
 from raygen.serving.auth import Doorkeeper, Token
 from raygen.serving.models import Models
+from raygen.serving.tiles import Tiles
 
 ANA, BO = auth.make(), auth.make()
 TOKENS = [Token(name="ana", sha256=ANA[1]), Token(name="bo", sha256=BO[1], requests=1)]
@@ -162,10 +163,13 @@ def provoked(
     elif status == 413:
         answer = client.request(method, path, content=b" " * 70_000, headers={"content-type": "application/json"})
     elif status == 421:
-        local = app(models, Doorkeeper(None), lambda served, asked: made(served, asked, 64), 10, loopback=True)
+        local = app(models, Doorkeeper(None), 10, loopback=True)
         answer = TestClient(local).request(method, path, json=asked, headers={"host": "elsewhere.example"})
     elif status in (500, 503, 504):
-        with TestClient(failing(models, status), raise_server_exceptions=False) as other:
+        with (
+            pytest.MonkeyPatch.context() as patch,
+            TestClient(failing(models, status, patch), raise_server_exceptions=False) as other,
+        ):
             answer = other.request(method, path, json=asked)
     else:
         answer = client.request(method, path, json=asked, headers=headers)
@@ -173,14 +177,22 @@ def provoked(
     return answer
 
 
-def failing(models: Models, status: int) -> FastAPI:
+def failing(models: Models, status: int, patch: pytest.MonkeyPatch) -> FastAPI:
+    """An application with no room, or whose rows cannot be made, or never are."""
+
     async def rows(*asked: Any) -> AsyncIterator[pa.Table]:
-        if status == 504:
-            await asyncio.get_running_loop().create_future()
-        raise problems.busy(1) if status == 503 else RuntimeError("secret")
+        await answer()
         yield
 
-    return app(models, Doorkeeper(None), rows, endpoints.MOST_ROWS, timeout_s=0.05 if status == 504 else 20)
+    async def answer(*asked: Any) -> bytes:
+        if status == 504:
+            await asyncio.get_running_loop().create_future()
+        raise RuntimeError("secret")
+
+    patch.setattr(Tiles, "rows", rows)
+    patch.setattr(Tiles, "answer", answer)
+    room = {503: {"queue": 0}, 504: {"timeout_s": 0.05}}.get(status, {})
+    return app(models, Doorkeeper(None), endpoints.MOST_ROWS, **room)  # type: ignore[arg-type]
 
 
 async def unfinished(api: FastAPI, method: str, path: str) -> httpx.Response:

@@ -26,7 +26,7 @@ from raygen.generators.generator import Generator, untrained
 from raygen.jobs.registry import Registry
 from raygen.options import AutoregressiveSpec, VaeSpec
 from raygen.serving import auth
-from raygen.serving.app import app, made
+from raygen.serving.app import app
 from raygen.serving.auth import Doorkeeper, Token
 from raygen.serving.models import Models
 from raygen.spec import CategoryField, ImageField, NumberField
@@ -87,7 +87,7 @@ class Site:
 
     def api(self, *tokens: Token) -> Any:
         doorkeeper = Doorkeeper([*tokens] or None)
-        return app(self.models, doorkeeper, lambda served, asked: made(served, asked, 64), most_rows=10_000)
+        return app(self.models, doorkeeper, most_rows=10_000)
 
     def uris(self, rows: range, **asked: Any) -> list[str]:
         """Of the pictures of rows."""

@@ -35,7 +35,7 @@ def sizes() -> list[int]:
 
 def run(sizes: list[int], asked: Any) -> Any:
     async def main() -> Any:
-        return await asked(Tiles(asyncio.Lock(), lambda name, rows, tile: sizes.append(rows)))
+        return await asked(Tiles(lambda name, rows, tile: sizes.append(rows)))
 
     return asyncio.run(main())
 
@@ -151,7 +151,7 @@ def test_who_asks_after_a_failure_is_answered(served: list[Served]) -> None:
             raise KeyError(name)
 
     async def main() -> bytes:
-        tiles = Tiles(asyncio.Lock(), telling)
+        tiles = Tiles(telling)
         with pytest.raises(KeyError):
             await tiles.answer(served[0], Generate(rows=3), JSON)
         return await asyncio.wait_for(tiles.answer(served[0], Generate(start=2), JSON), 30)
