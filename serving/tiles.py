@@ -60,7 +60,7 @@ class Tiles:
         self._there = asyncio.Event()  # that they do
         self._work: asyncio.Task[None] | None = None
 
-    async def computed(self, make: Callable[..., pa.Table], *of: Any) -> pa.Table:
+    async def _computed(self, make: Callable[..., pa.Table], *of: Any) -> pa.Table:
         """What is made in a thread, which computes alone to its end, also where who asked for it goes away meanwhile."""
         asks = time.perf_counter()
         await self._computing.acquire()
@@ -81,14 +81,14 @@ class Tiles:
     async def rows(self, served: Served, asked: Generate | Interpolate) -> AsyncIterator[pa.Table]:
         """Makes the rows that are asked for, in pieces; whoever goes away is not worked for any more."""
         if isinstance(asked, Interpolate):
-            yield await self.computed(_between, served, asked)
+            yield await self._computed(_between, served, asked)
             return
         for start in range(asked.start, asked.start + asked.rows, PIECE):
             rows = range(start, min(start + PIECE, asked.start + asked.rows))
             try:
                 shown = asked.shown(rows)
                 async with self._turn:
-                    table = await self.computed(served.generator.sample, rows, asked.seed, shown, asked.where)
+                    table = await self._computed(served.generator.sample, rows, asked.seed, shown, asked.where)
                 yield table
             except RaygenError as error:
                 raise Problem.of(error) from None

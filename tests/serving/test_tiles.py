@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import threading
+import time
 from collections.abc import Coroutine
 from typing import Any
 
@@ -13,10 +15,10 @@ from raygen.generators.generator import Generator
 from raygen.jobs.registry import Registry
 from raygen.serving import answers
 from raygen.serving.answers import ARROW, JSON, PNG, ZIP
-from raygen.serving.api import Generate
+from raygen.serving.api import Generate, Interpolate
 from raygen.serving.models import Models, Served
 from raygen.serving.problems import Problem
-from raygen.serving.tiles import MOST, Tiles
+from raygen.serving.tiles import MOST, PIECE, Tiles
 
 
 @pytest.fixture(scope="module")
@@ -184,3 +186,61 @@ def test_nobody_waits_for_who_does_not_come_again(served: list[Served], sizes: l
 
     assert run(sizes, main) == alone(served[0], Generate(start=9), JSON)
     assert sizes == [4, 1]
+
+
+def test_rows_in_pieces(served: list[Served]) -> None:
+    one, tiles = served[0], Tiles(lambda *_: None)
+    shown = [7, 3] * PIECE
+
+    async def main() -> list[Any]:
+        asked = Generate(rows=len(shown), start=5, seed=3, condition=shown)
+        return [table async for table in tiles.rows(one, asked)]
+
+    first, second = asyncio.run(main())
+    assert first.equals(one.generator.sample(range(5, 5 + PIECE), 3, shown[:PIECE]))
+    assert second.equals(one.generator.sample(range(5 + PIECE, 5 + 2 * PIECE), 3, shown[PIECE:]))
+
+
+def test_who_goes_away_lets_nobody_compute_beside_its_rows(served: list[Served], monkeypatch: pytest.MonkeyPatch) -> None:
+    one, tiles = served[0], Tiles(lambda *_: None)
+    at_once = most = 0
+    counting = threading.Lock()
+    sample = Generator.sample
+
+    def slow(self: Generator, *of: Any) -> Any:
+        nonlocal at_once, most
+        with counting:
+            at_once += 1
+            most = max(most, at_once)
+        time.sleep(0.05)  # as a larger one takes
+        with counting:
+            at_once -= 1
+        return sample(self, *of)
+
+    monkeypatch.setattr(Generator, "sample", slow)
+
+    async def asking() -> Any:
+        return [table async for table in tiles.rows(one, Generate(rows=300))]
+
+    async def main() -> Any:
+        for _ in range(5):
+            gone = asyncio.create_task(asking())
+            while not at_once:
+                await asyncio.sleep(0.001)
+            gone.cancel()
+            await asyncio.gather(gone, return_exceptions=True)
+        return await asking()
+
+    (table,) = asyncio.run(main())
+    assert table.equals(sample(one.generator, range(300)))
+    assert most == 1
+
+
+def test_what_is_between_two_rows(served: list[Served]) -> None:
+    one, tiles = served[0], Tiles(lambda *_: None)
+
+    async def main() -> list[Any]:
+        return [table async for table in tiles.rows(one, Interpolate(between=[2, 9], steps=3, seed=1))]
+
+    (table,) = asyncio.run(main())
+    assert table.equals(one.generator.between((2, 9), 3, 1, None))
