@@ -7,7 +7,7 @@ Their rows mean nothing, and are rows all the same: of pictures of digits, and o
 
 import contextlib
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from raygen.spec import CategoryField, ImageField, NumberField
 
 MOST_ROWS = 10_000
 LOOPBACK = "127.0.0.1"
+NOTHING: Mapping[str, Any] = {"verdict": "passed", "gate": [], "metrics": []}
 
 
 def digits(seed: int = 0) -> Generator:
@@ -39,6 +40,14 @@ def digits(seed: int = 0) -> Generator:
     schema = pa.schema([pa.field("image", pa.binary()), pa.field("label", pa.int64())])
     codec = Codec.of(fields, schema, {"label": Category(tuple(range(10)), (1,) * 10)})
     return _made(VaeSpec(network="dense", latent=6, width=4, condition="label"), codec, seed)
+
+
+def pictures(seed: int = 0) -> Generator:
+    """The same of two digits, and of none: a class that is null."""
+    fields = {"picture": ImageField(height=9, width=8, channels=1), "digit": CategoryField()}
+    schema = pa.schema([pa.field("picture", pa.binary()), pa.field("digit", pa.int64())])
+    codec = Codec.of(fields, schema, {"digit": Category((3, 7, None), (1, 1, 1))})
+    return _made(VaeSpec(network="dense", latent=6, width=4, condition="digit"), codec, seed)
 
 
 def adult(seed: int = 0) -> Generator:
@@ -57,12 +66,14 @@ def _made(spec: FamilySpec, codec: Codec, seed: int) -> Generator:
     return Generator(spec, codec, untrained(spec, codec, torch.device("cpu")).sampler().eval())
 
 
-def promoted(folder: Folder, generator: Generator) -> str:
-    """Make it the current one of a project: its digest."""
+def promoted(
+    folder: Folder, generator: Generator, evaluation: Mapping[str, Any] = NOTHING, percent: int | None = None
+) -> str:
+    """Make it the current one of a project, or a canary, with what its evaluation has found: its digest."""
     generator.save(folder / "generators" / generator.digest)
     registry = Registry(folder)
-    registry.keep({"generator": generator.digest, "verdict": "passed", "gate": [], "metrics": []})
-    registry.promote(generator.digest)
+    registry.keep({"generator": generator.digest, **evaluation})
+    registry.promote(generator.digest, canary=percent)
     return generator.digest
 
 

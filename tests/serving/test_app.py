@@ -15,22 +15,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch
+from endpoints import pictures, promoted
 from PIL import Image
 from starlette.testclient import TestClient
 
-from raygen.datasets.codec import Codec
-from raygen.datasets.columns import Category
 from raygen.datasets.storage import Folder
-from raygen.generators.generator import Generator, untrained
 from raygen.jobs.registry import Registry
-from raygen.options import VaeSpec
 from raygen.serving import auth
 from raygen.serving.answers import ARROW, PARQUET
 from raygen.serving.app import app
 from raygen.serving.auth import Doorkeeper, Token
 from raygen.serving.models import Models
-from raygen.spec import CategoryField, ImageField
 
 ANA, BO = auth.make(), auth.make()
 TOKENS = [Token(name="ana", sha256=ANA[1]), Token(name="bo", sha256=BO[1], rows=100)]
@@ -47,28 +42,11 @@ EVALUATION = {
 }
 
 
-def generator(seed: int) -> Generator:
-    fields = {"picture": ImageField(height=9, width=8, channels=1), "digit": CategoryField()}
-    schema = pa.schema([pa.field("picture", pa.binary()), pa.field("digit", pa.int64())])
-    codec = Codec.of(fields, schema, {"digit": Category((3, 7, None), (1, 1, 1))})
-    torch.manual_seed(seed)
-    spec = VaeSpec(network="dense", latent=6, width=4, condition="digit")
-    return Generator(spec, codec, untrained(spec, codec, torch.device("cpu")).sampler().eval())
-
-
-def promoted(folder: Folder, made: Generator) -> str:
-    made.save(folder / "generators" / made.digest)
-    registry = Registry(folder)
-    registry.keep({"generator": made.digest, **EVALUATION})
-    registry.promote(made.digest)
-    return made.digest
-
-
 @pytest.fixture
 def folders(tmp_path: Path) -> dict[str, Folder]:
     folders = {name: Folder(tmp_path / name) for name in ("digits", "others")}
     for seed, folder in enumerate(folders.values()):
-        promoted(folder, generator(seed))
+        promoted(folder, pictures(seed), EVALUATION)
     return folders
 
 
@@ -327,7 +305,7 @@ def test_paths_and_methods_that_there_are_not(client: TestClient) -> None:
 
 def test_a_promotion_reaches_who_asks_next(client: TestClient, models: Models, folders: dict[str, Folder]) -> None:
     before = client.post("/v1/generate", json=ASKED).json()
-    digest = promoted(folders["digits"], generator(9))
+    digest = promoted(folders["digits"], pictures(9), EVALUATION)
     assert models.refresh() == ["digits"]
     answer = client.post("/v1/generate", json=ASKED)
     assert answer.headers["raygen-digest"] == digest
@@ -340,7 +318,7 @@ def test_a_promotion_reaches_who_asks_next(client: TestClient, models: Models, f
 
 def test_a_broken_promotion_changes_nothing(client: TestClient, models: Models, folders: dict[str, Folder]) -> None:
     before = client.post("/v1/generate", json=ASKED).json()
-    digest = promoted(folders["digits"], generator(9))
+    digest = promoted(folders["digits"], pictures(9), EVALUATION)
     weights = Path(folders["digits"].uri) / "generators" / digest / "weights.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")
     assert models.refresh() == []

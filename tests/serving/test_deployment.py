@@ -27,7 +27,7 @@ from raygen.jobs.registry import Registry
 from raygen.serving.answers import ARROW
 
 sys.path.append(str(Path(__file__).parent))
-from test_app import generator, promoted
+from endpoints import pictures, promoted
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="HAProxy comes for Linux")]
 ROOM = 3
@@ -48,7 +48,7 @@ class Endpoint:
 
     def answering(self, seed: int) -> Generator:
         """A generator, once it is the one that answers."""
-        made = generator(seed)
+        made = pictures(seed)
         current = Registry(self.folder).current()
         if current is None or current.digest != made.digest:
             promoted(self.folder, made)
@@ -73,7 +73,7 @@ class Endpoint:
 @pytest.fixture(scope="module")
 def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoint]:
     folder = Folder(tmp_path_factory.mktemp("endpoint") / "digits")
-    promoted(folder, generator(0))
+    promoted(folder, pictures(0))
     command = [sys.executable, str(Path(__file__).parent / "endpoint.py"), folder.uri, json.dumps(SERVE), str(free_ports())]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True

@@ -44,10 +44,7 @@ def models(folder: Folder, clock: Clock) -> Models:
 
 def on_trial(folder: Folder, seed: int, percent: int) -> str:
     """The digest of a generator that has become a canary."""
-    generator, registry = digits(seed), Registry(folder)
-    generator.save(folder / "generators" / generator.digest)
-    registry.keep({"generator": generator.digest, "verdict": "passed", "gate": [], "metrics": []})
-    return registry.promote(generator.digest, canary=percent).digest
+    return promoted(folder, digits(seed), percent=percent)
 
 
 def broken(folder: Folder, digest: str) -> None:

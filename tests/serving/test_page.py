@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import uvicorn
+from endpoints import pictures, promoted
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
@@ -24,12 +25,12 @@ from raygen.datasets.numbers import Number
 from raygen.datasets.storage import Folder
 from raygen.generators.generator import Generator, untrained
 from raygen.jobs.registry import Registry
-from raygen.options import AutoregressiveSpec, VaeSpec
+from raygen.options import AutoregressiveSpec
 from raygen.serving import auth
 from raygen.serving.app import app
 from raygen.serving.auth import Doorkeeper, Token
 from raygen.serving.models import Models
-from raygen.spec import CategoryField, ImageField, NumberField
+from raygen.spec import CategoryField, NumberField
 
 CHROMIUM = shutil.which("chromium")
 FLAGS = "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-component-update"
@@ -48,15 +49,6 @@ EVALUATION = {
 }
 
 
-def pictures(seed: int) -> Generator:
-    fields = {"picture": ImageField(height=9, width=8, channels=1), "digit": CategoryField()}
-    schema = pa.schema([pa.field("picture", pa.binary()), pa.field("digit", pa.int64())])
-    codec = Codec.of(fields, schema, {"digit": Category((3, 7, None), (1, 1, 1))})
-    torch.manual_seed(seed)
-    spec = VaeSpec(network="dense", latent=6, width=4, condition="digit")
-    return Generator(spec, codec, untrained(spec, codec, torch.device("cpu")).sampler().eval())
-
-
 def people() -> Generator:
     fields = {"age": NumberField(), "wage": NumberField(), "city": CategoryField()}
     schema = pa.schema([("age", pa.int64()), ("wage", pa.float64()), ("city", pa.string())])
@@ -68,13 +60,6 @@ def people() -> Generator:
     return Generator(spec, codec, sampler, sampler.tile)
 
 
-def promote(folder: Folder, made: Generator, percent: int | None = None) -> None:
-    made.save(folder / "generators" / made.digest)
-    registry = Registry(folder)
-    registry.keep({"generator": made.digest, **EVALUATION})
-    registry.promote(made.digest, canary=percent)
-
-
 class Site:
     """Two projects, served; and what they make."""
 
@@ -82,7 +67,7 @@ class Site:
         self.folder = folder
         self.digits, self.people = pictures(0), people()
         for name, generator in (("digits", self.digits), ("people", self.people)):
-            promote(folder / name, generator)
+            promoted(folder / name, generator, EVALUATION)
         self.models = Models({name: Registry(folder / name) for name in ("digits", "people")})
 
     def api(self, *tokens: Token) -> Any:
@@ -385,7 +370,7 @@ class TestWhoAnswers:
             page.goto(f"{url}#rows=3&between=0-1")
             title(page, "rows 0 to 2 of seed 0")
             before, site.digits = site.digits.digest, pictures(1)
-            promote(site.folder / "digits", site.digits)
+            promoted(site.folder / "digits", site.digits, EVALUATION)
             site.models.refresh()
             page.get_by_label("Seed", exact=True).fill("2")
             title(page, "of seed 2")
@@ -396,7 +381,7 @@ class TestWhoAnswers:
             assert site.digits.digest[:12] in verdict.inner_text()
 
             canary = pictures(2)
-            promote(site.folder / "digits", canary, percent=10)
+            promoted(site.folder / "digits", canary, EVALUATION, percent=10)
             site.models.refresh()
             page.reload()
             verdict.get_by_text(f"10 % of requests are answered by a canary, {canary.digest[:12]}").wait_for()
