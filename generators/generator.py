@@ -216,8 +216,8 @@ class Generator:
         if not self.any_slot:
             return [self.tensors(ask.rows, ask.seed, ask.classes) for ask in asked]
         n, width = sum(len(ask.rows) for ask in asked), self.sampler.noise
-        draw = noise.uniforms if self.sampler.uniform else noise.normals
-        drawn = np.concatenate([draw(ask.seed, "latent", ask.rows, width) for ask in asked])
+        draw = noise.uniforms_of if self.sampler.uniform else noise.normals_of
+        drawn = draw([(ask.seed, ask.rows) for ask in asked], "latent", width)
         if self.codec.is_table:
             given: np.ndarray | None = np.concatenate([self._given(ask.rows, ask.classes) for ask in asked])
             made, compute = np.empty_like(given), self.sampler.__call__

@@ -5,7 +5,7 @@ import base64
 import json
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import Annotated, Any
@@ -14,15 +14,16 @@ import pyarrow as pa
 from fastapi import Depends, FastAPI, Header, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response, StreamingResponse
-from fastapi.routing import APIRoute
 from pydantic import ValidationError
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from raygen.serving import answers, guard, openapi, page, record, tiles
 from raygen.serving.answers import Writer
 from raygen.serving.api import Generate, GeneratedImages, Image, Images, Interpolate
 from raygen.serving.api import Models as ModelList
 from raygen.serving.auth import Doorkeeper, Token
+from raygen.serving.direct import Direct
+from raygen.serving.guard import Guard
 from raygen.serving.metrics import MEDIA_TYPE, Metrics
 from raygen.serving.models import Models, Served
 from raygen.serving.problems import Problem
@@ -31,6 +32,8 @@ from raygen.serving.tiles import Tiles
 
 Count = Callable[[int], None]
 """Told of some rows."""
+ROWS = "/v1/generate"
+"""What is asked most."""
 
 
 def app(
@@ -42,7 +45,7 @@ def app(
     waits: Waits | None = None,
     metrics: Metrics | None = None,
     loopback: bool = False,
-) -> FastAPI:
+) -> ASGIApp:
     """The application.
 
     Args:
@@ -55,6 +58,18 @@ def app(
         metrics: where it is counted what is asked for, and made.
         loopback: whether only who calls it by a name of this machine is answered; see ``guard``.
     """
+    counts = metrics or Metrics(doorkeeper.book, models)
+
+    async def generated(scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
+        token = doorkeeper.who(request.headers)
+        try:
+            asked = Generate.model_validate_json(scope["raygen.body"])
+        except ValidationError as error:
+            raise RequestValidationError([{**found, "loc": ("body", *found["loc"])} for found in error.errors()]) from None
+        response = await generate(asked, token, request.headers.get("accept"))
+        await response(scope, receive, send)
+
     api = FastAPI(
         title="raygen",
         version="1",
@@ -66,9 +81,7 @@ def app(
         generate_unique_id_function=lambda route: route.name,
     )
     setattr(api, "openapi", lambda: openapi.document(api))  # noqa: B010 - as FastAPI's own manual does
-    api.add_middleware(Room, most=queue, seconds=timeout_s, waits=waits)
-    counts = metrics or Metrics(doorkeeper.book, models)
-    guard.protect(api, counts, loopback)
+    guard.protect(api)
     making = Tiles(counts.batch)
     page.route(api)
 
@@ -123,15 +136,9 @@ def app(
         first = await anext(pieces)  # so that what goes wrong at first is not a 200
         return Streamed(_chained(first, pieces), media_type=kind, headers=told | record.current().timing)
 
-    async def generated(request: Request) -> Response:
-        token = doorkeeper.who(request.headers)
-        try:
-            asked = Generate.model_validate_json(await request.body())
-        except ValidationError as error:
-            raise RequestValidationError([{**found, "loc": ("body", *found["loc"])} for found in error.errors()]) from None
-        return await generate(asked, token, request.headers.get("accept"))
-
-    api.router.routes.append(_Direct("/v1/generate", generate, generated))
+    api.add_api_route(
+        ROWS, generate, methods=["POST"], response_class=Response, responses=openapi.ROWS
+    )  # of which it is described; `Direct` answers
 
     @api.post("/v1/interpolate", response_class=Response, responses=openapi.BETWEEN)
     async def interpolate(asked: Interpolate, token: Who, accept: Accept = None) -> Response:
@@ -166,7 +173,7 @@ def app(
         data = [Image(b64_json=base64.b64encode(file).decode(), revised_prompt=told) for file in files]
         return GeneratedImages(created=int(time.time()), data=data)
 
-    return api
+    return Guard(Room(Direct({ROWS: generated}, api), queue, timeout_s, waits), counts, api.routes, loopback)
 
 
 class Streamed(StreamingResponse):
@@ -177,25 +184,6 @@ class Streamed(StreamingResponse):
             await super().stream_response(send)
         finally:
             await self.body_iterator.aclose()  # type: ignore[attr-defined]
-
-
-class _Direct(APIRoute):
-    """A route that is described by one function, and answered by another one, which is given the request itself.
-
-    FastAPI's own way to an endpoint's arguments, and back, takes more than all else that an answer of few rows needs.
-    """
-
-    def __init__(self, path: str, described: Callable[..., Any], answer: Callable[[Request], Awaitable[Response]]) -> None:
-        name = described.__name__
-        super().__init__(
-            path, described, methods=["POST"], operation_id=name, response_class=Response, responses=openapi.ROWS
-        )
-
-        async def answered(scope: Scope, receive: Receive, send: Send) -> None:
-            response = await answer(Request(scope, receive))
-            await response(scope, receive, send)
-
-        self.app = answered
 
 
 async def _pieces(

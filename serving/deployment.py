@@ -164,7 +164,7 @@ def application(projects: Mapping[str, str], spec: ServeSpec, tokens: Sequence[T
         max_constructor_retry_count=3,
         autoscaling_config=scaling,
         ray_actor_options={"num_gpus": spec.gpus},
-        logging_config={"enable_access_log": False},  # raygen's own tells more
+        logging_config={"log_level": "WARNING"},  # of each request raygen's own log tells more
     )(serve.ingress()(Endpoint))
     # It computes next to nothing, and must not wait for a CPU that replicas have.
     counting = serve.deployment(name="ledger", max_ongoing_requests=10_000, ray_actor_options={"num_cpus": 0})(Ledger).bind()

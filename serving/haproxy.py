@@ -212,6 +212,8 @@ _FRONTEND = [
     f"    http-request set-var(txn.raygen_id) req.hdr(x-request-id) if {{ req.hdr(x-request-id) -m reg ^{_SOUND}$ }}",
     "    http-request set-var(txn.raygen_id) uuid if !{ var(txn.raygen_id) -m found }",
     "    http-request set-header x-request-id %[var(txn.raygen_id)]",
+    # Ray Serve would have two tasks more for each request, to hear that who asked has gone: raygen looks for that itself.
+    "    http-request set-header x-request-disconnect-disabled ?1",
     "    http-after-response set-header x-request-id %[var(txn.raygen_id)] if { var(txn.raygen_id) -m found }",
     # Ray Serve's own refusals, of what waits while no replica is up, are plain text.
     f"    http-response return {_answer(503)} if {{ status 503 }} !{{ res.hdr(content-type) -m str {MEDIA_TYPE} }}",

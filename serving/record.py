@@ -1,8 +1,14 @@
 """What becomes known of a request while it is answered: for the log, the metrics, and the header ``server-timing``."""
 
+import asyncio
+import json
+import logging
+from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
+
+log = logging.getLogger("raygen.access")
 
 PARTS = ("queue", "batch", "compute", "encode")
 """Where the time of a request goes: until it is its turn; until it is handed what was made, together with others; for the
@@ -66,3 +72,28 @@ def begin() -> Record:
 def current() -> Record:
     """That of the request which is being answered; or of nobody, where nobody asks."""
     return _current.get(None) or Record()
+
+
+class Lines:
+    """The log of requests: a line of JSON for each, several together, since to write one takes longer than to make it."""
+
+    EVERY = 0.1
+    """Seconds that a line waits for others, and so may be lost where the process is killed."""
+
+    def __init__(self) -> None:
+        self._lines: list[str] = []
+        self._loop: asyncio.AbstractEventLoop | None = None  # which is to write them
+
+    def add(self, line: Mapping[str, Any]) -> None:
+        """The next one, which is written soon."""
+        loop = asyncio.get_running_loop()
+        if not self._lines or loop is not self._loop:
+            self._loop = loop
+            loop.call_later(self.EVERY, self.write)
+        self._lines.append(json.dumps(line))
+
+    def write(self) -> None:
+        """All there are."""
+        if self._lines:
+            lines, self._lines = self._lines, []
+            log.info("%s", "\n".join(lines))

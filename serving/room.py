@@ -5,15 +5,19 @@ import json
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from raygen.serving.limits import Limit, Limits
 from raygen.serving.problems import MEDIA_TYPE, Problem, busy
 
 QUEUE = 256
 """Requests under way at a replica at once, where nothing else is said."""
 SECONDS = 60.0
 """Without progress that one may take, where nothing else is said."""
+WATCHED = 0.5
+"""Seconds after which it is noticed that who waits for an answer has gone."""
 ALWAYS = ("/healthz", "/metrics")
 """Who asks how it is when there is no room has to be told."""
 
@@ -45,8 +49,26 @@ class Waits:
         return waits[len(waits) * 95 // 100] if waits else 0.0
 
 
+@dataclass(eq=False, slots=True)
+class _Request:
+    """One that is under way, and waits for the first byte of its answer."""
+
+    receive: Receive
+    limit: Limit
+    since: float = field(default_factory=time.monotonic)
+    watch: asyncio.Task[None] | None = None
+    gone: bool = False
+
+    async def stop_when_gone(self) -> None:
+        """As soon as who asked has gone."""
+        while (await self.receive())["type"] != "http.disconnect":
+            pass
+        self.gone = True
+        self.limit.expire()
+
+
 class Room:
-    """ASGI middleware: at most so many requests are under way, and none stands still.
+    """ASGI middleware: at most so many requests are under way, none stands still, and who goes away is not worked for.
 
     Waiting requests are bounded here, rather than by Ray Serve, so that the excess gets a problem document and is counted
     and logged as any other answer.
@@ -62,6 +84,9 @@ class Room:
     def __init__(self, app: ASGIApp, most: int, seconds: float, waits: Waits | None = None) -> None:
         self.app, self.most, self.seconds, self.waits = app, most, seconds, waits or Waits()
         self.under_way = 0
+        self._limits = Limits()
+        self._waiting: dict[_Request, None] = {}  # the first one first
+        self._looks: asyncio.TimerHandle | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"] in ALWAYS:
@@ -71,34 +96,60 @@ class Room:
             await _refuse(busy(1), scope, send)
             return
         self.under_way += 1
-        started, request = False, object()
+        limit = self._limits.of(self.seconds)
+        started, request = False, _Request(receive, limit)
         if scope["method"] == "POST" and scope["path"].startswith("/v1/"):
             self.waits.begin(request)
-        clock = asyncio.get_running_loop().time
-        limit = asyncio.timeout(self.seconds)
+        self._wait(request)
 
         async def answer(message: Message) -> None:
             nonlocal started
             if not started:
+                self._end(request)
                 self.waits.end(request, counts=not 400 <= message["status"] < 500)
             started = True
-            limit.reschedule(clock() + self.seconds)
+            limit.again()
             await send(message)
 
         try:
-            async with limit:
+            with limit:
                 await self.app(scope, receive, answer)
         except TimeoutError:
-            if not limit.expired():
+            if not limit.expired:
                 raise
+            if request.gone:
+                return
             if started:
                 return  # the server closes the connection, so that who asked knows that it has not got everything
             self.waits.end(request)
             late = Problem(504, f"it was not answered within {self.seconds:g} s", "ask for less at once, or try again")
             await _refuse(late, scope, send)
         finally:
+            self._end(request)
             self.waits.end(request, counts=False)  # who went away
             self.under_way -= 1
+
+    def _wait(self, request: _Request) -> None:
+        self._waiting[request] = None
+        if self._looks is None or len(self._waiting) == 1:
+            if self._looks is not None:
+                self._looks.cancel()
+            self._looks = asyncio.get_running_loop().call_later(WATCHED, self._look)
+
+    def _end(self, request: _Request) -> None:
+        self._waiting.pop(request, None)
+        if request.watch is not None:
+            request.watch.cancel()
+
+    def _look(self) -> None:
+        """Watch whether those who have waited for a while go away: to watch everybody would take longer than most wait."""
+        now = time.monotonic()
+        for request in self._waiting:
+            if request.since > now - WATCHED:
+                break
+            if request.watch is None:
+                request.watch = asyncio.create_task(request.stop_when_gone())
+        self._looks = asyncio.get_running_loop().call_later(WATCHED, self._look) if self._waiting else None
 
 
 async def _refuse(problem: Problem, scope: Scope, send: Send) -> None:

@@ -177,28 +177,31 @@ def _made(taken: Sequence[_Asked]) -> list[Answer | Exception]:
     served, began = taken[0].served, time.perf_counter()
     batches = served.generator.batch([one.ask for one in taken])
     computed = time.perf_counter()
-    # Arrow pads what is cut out of a table with what comes after it, which is somebody else's.
-    joint = [batch for one, batch in zip(taken, batches, strict=True) if one.kind != answers.ARROW]
-    decode = served.codec.decode
-    table = decode({name: np.concatenate([batch[name] for batch in joint]) for name in joint[0]}) if joint else None
-    contents: list[bytes | Exception] = []
-    start = 0
-    for one, batch in zip(taken, batches, strict=True):
-        if table is None or one.kind == answers.ARROW:
-            rows = decode(batch)
-        else:
-            rows = table.slice(start, len(one.ask.rows))
-            start += len(rows)
+    contents: dict[int, bytes | Exception] = {}
+    groups: list[list[int]] = []
+    for kind in {one.kind for one in taken}:
+        alike = [place for place, one in enumerate(taken) if one.kind == kind]
+        # Arrow pads what is cut out of a table with what comes after it, which is somebody else's.
+        groups += [[place] for place in alike] if kind == answers.ARROW else [alike]
+    while groups:
+        places = groups.pop()
         try:
-            contents.append(answers.whole(one.kind, served.codec, rows))
-        except Exception as error:  # the others have theirs
-            contents.append(error)
+            parts = [batches[place] for place in places]
+            table = served.codec.decode({name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
+            sizes = [len(taken[place].ask.rows) for place in places]
+            contents |= zip(places, answers.wholes(taken[places[0]].kind, served.codec, table, sizes), strict=True)
+        except Exception as error:
+            if len(places) > 1:  # what fails for one fails for nobody else
+                groups += [[place] for place in places]
+            else:
+                contents[places[0]] = error
     encoded = time.perf_counter()
+    found = ((one, contents[place]) for place, one in enumerate(taken))
     return [
         content
         if isinstance(content, Exception)
         else Answer(content, began - one.since, computed - began, encoded - computed)
-        for one, content in zip(taken, contents, strict=True)
+        for one, content in found
     ]
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 import uvicorn
-from fastapi import FastAPI
+from starlette.types import ASGIApp
 
 from raygen.datasets.codec import Codec
 from raygen.datasets.columns import Category
@@ -84,7 +84,7 @@ def models(store: Path) -> Models:
     return Models({name: Registry(Folder(store / name)) for name in ("digits", "adult")})
 
 
-def api(of: Models, tokens: Sequence[Token] | None = None, most_rows: int = MOST_ROWS) -> FastAPI:
+def api(of: Models, tokens: Sequence[Token] | None = None, most_rows: int = MOST_ROWS) -> ASGIApp:
     return app(of, Doorkeeper(tokens), most_rows)
 
 

@@ -26,4 +26,4 @@ def asks(made: Generator, asked: list[dict[str, Any]]) -> list[Ask]:
 def answered(made: Generator, kind: str, asked: list[dict[str, Any]]) -> list[bytes]:
     batches = made.batch(asks(made, asked))
     table = made.codec.decode({name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]})
-    return [answers.whole(kind, made.codec, table.slice(place, 1)) for place in range(len(asked))]
+    return answers.wholes(kind, made.codec, table, [1] * len(asked))

@@ -12,10 +12,9 @@ import endpoints
 import httpx2 as httpx
 import pyarrow as pa
 import pytest
-from fastapi import FastAPI
 from jsonschema import Draft202012Validator
 from starlette.testclient import TestClient
-from starlette.types import Message
+from starlette.types import ASGIApp, Message
 
 from raygen.serving import auth, guard
 from raygen.serving.answers import PNG, ZIP
@@ -39,12 +38,12 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
 
 
 @pytest.fixture(scope="module")
-def api(models: Models) -> FastAPI:
+def api(models: Models) -> ASGIApp:
     return endpoints.api(models, TOKENS)
 
 
 @pytest.fixture(scope="module")
-def client(api: FastAPI) -> Iterator[TestClient]:
+def client(api: ASGIApp) -> Iterator[TestClient]:
     with TestClient(api, headers={"authorization": f"Bearer {ANA[0]}"}) as client:
         yield client
 
@@ -106,7 +105,7 @@ def test_what_it_shows_to_be_asked_is_answered(client: TestClient, document: dic
 
 
 def test_the_problems_that_it_shows_are_what_is_said(
-    client: TestClient, api: FastAPI, models: Models, document: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    client: TestClient, api: ASGIApp, models: Models, document: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shown = 0
     for method, path, operation in operations(document):
@@ -137,7 +136,7 @@ def provoked(
     path: str,
     body: dict[str, Any] | None,
     client: TestClient,
-    api: FastAPI,
+    api: ASGIApp,
     models: Models,
     monkeypatch: pytest.MonkeyPatch,
 ) -> httpx.Response:
@@ -177,7 +176,7 @@ def provoked(
     return answer
 
 
-def failing(models: Models, status: int, patch: pytest.MonkeyPatch) -> FastAPI:
+def failing(models: Models, status: int, patch: pytest.MonkeyPatch) -> ASGIApp:
     """An application with no room, or whose rows cannot be made, or never are."""
 
     async def rows(*asked: Any) -> AsyncIterator[pa.Table]:
@@ -195,7 +194,7 @@ def failing(models: Models, status: int, patch: pytest.MonkeyPatch) -> FastAPI:
     return app(models, Doorkeeper(None), endpoints.MOST_ROWS, **room)  # type: ignore[arg-type]
 
 
-async def unfinished(api: FastAPI, method: str, path: str) -> httpx.Response:
+async def unfinished(api: ASGIApp, method: str, path: str) -> httpx.Response:
     """The answer to a request whose body never comes."""
     sent: list[Message] = []
 

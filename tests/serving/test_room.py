@@ -6,12 +6,14 @@ import inspect
 from collections.abc import AsyncIterator
 from typing import Any
 
+import pytest
 from fastapi import FastAPI
 
-from raygen.serving import guard
+from raygen.serving import room
 from raygen.serving.app import Streamed
 from raygen.serving.book import Book
 from raygen.serving.endpoint import Endpoint
+from raygen.serving.guard import Guard
 from raygen.serving.metrics import Metrics
 from raygen.serving.models import Models
 from raygen.serving.room import Room, Waits
@@ -48,9 +50,7 @@ class Scene:
         async def healthz() -> str:
             return "ok"
 
-        api.add_middleware(Room, most=2, seconds=seconds)
-        guard.protect(api, Metrics(Book(), Models({})))
-        self.api = api
+        self.api = Guard(Room(api, 2, seconds), Metrics(Book(), Models({})), api.routes)
 
     async def ask(self, path: str, taken: asyncio.Event | None = None) -> tuple[int, dict[str, str], bytes]:
         """Status, headers and body; who does not take the pieces of an answer waits for ``taken`` at the second."""
@@ -170,3 +170,37 @@ def test_how_late_it_is() -> None:
 
 def test_what_waits_is_read_in_the_thread_of_the_requests() -> None:
     assert inspect.iscoroutinefunction(Endpoint.record_autoscaling_stats)
+
+
+def test_who_goes_away_after_a_while_is_not_worked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without anybody telling, but the connection."""
+    monkeypatch.setattr(room, "WATCHED", 0.05)
+    said: list[str] = []
+
+    async def api(scope: Any, receive: Any, send: Any) -> None:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            said.append("stopped")
+            raise
+
+    async def ask(goes: bool) -> None:
+        async def receive() -> dict[str, Any]:
+            await asyncio.sleep(0.1 if goes else 60)
+            return {"type": "http.disconnect"}
+
+        async def send(message: Any) -> None:
+            said.append(message["type"])
+
+        await at({"type": "http", "method": "GET", "path": "/"}, receive, send)
+
+    async def main() -> None:
+        waits = asyncio.create_task(ask(goes=False))
+        async with asyncio.timeout(10):
+            await ask(goes=True)
+        assert said == ["stopped"]
+        assert at.under_way == 1
+        waits.cancel()
+
+    at = Room(api, 5, 60)
+    asyncio.run(main())

@@ -128,23 +128,23 @@ def test_what_fails_is_told_and_what_comes_after_is_made(
 def test_what_fails_for_one_fails_for_nobody_else(
     served: list[Served], sizes: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = answers.whole
+    wholes = answers.wholes
 
-    def failing(kind: str, codec: Any, table: Any) -> bytes:
-        if kind == ZIP:
+    def failing(kind: str, codec: Any, table: Any, sizes: Any) -> list[bytes]:
+        if kind == ZIP or 2 in sizes:
             raise ValueError("no such thing")
-        return whole(kind, codec, table)
+        return wholes(kind, codec, table, sizes)
 
-    monkeypatch.setattr(answers, "whole", failing)
+    monkeypatch.setattr(answers, "wholes", failing)
+    asked = [(Generate(start=n, rows=1 + (n == 3)), kind) for n, kind in enumerate((JSON, ZIP, PNG, JSON, JSON))]
 
     async def together(tiles: Tiles) -> list[Any]:
-        asked = (tiles.answer(served[0], Generate(start=n), kind) for n, kind in enumerate((JSON, ZIP, PNG)))
-        return await asyncio.gather(*asked, return_exceptions=True)
+        return await asyncio.gather(*(tiles.answer(served[0], *one) for one in asked), return_exceptions=True)
 
-    first, failed, last = run(sizes, together)
+    found = run(sizes, together)
     monkeypatch.undo()
-    assert isinstance(failed, ValueError)
-    assert [first, last] == [alone(served[0], Generate(start=n), kind) for n, kind in ((0, JSON), (2, PNG))]
+    assert [isinstance(one, ValueError) for one in found] == [False, True, False, True, False]
+    assert [found[n] for n in (0, 2, 4)] == [alone(served[0], *asked[n]) for n in (0, 2, 4)]
 
 
 def test_who_asks_after_a_failure_is_answered(served: list[Served]) -> None:
