@@ -133,6 +133,7 @@ def settings(timeout_s: float = SECONDS) -> dict[str, str]:
 _SHARED = {
     "RAY_ROTATION_MAX_BYTES": 100 * 2**20,  # else a file has every request that ever was; five more are kept
     "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": 0.5,  # three failures, and there is another one
+    "RAY_SERVE_METRICS_EXPORT_INTERVAL_MS": 1000,  # which takes a while, in the thread that answers: ten times less often
 }
 
 
