@@ -4,10 +4,12 @@ import contextlib
 import importlib
 import logging
 import os
+import signal
 import threading
 import warnings
 from collections.abc import Iterator
 
+from raygen.cluster import gcs, stop
 from raygen.errors import ResourceError
 
 
@@ -21,7 +23,7 @@ def connected(verbose: bool = False, training: bool = True, meanwhile: str = "ra
         meanwhile: a module to import while Ray starts, which is mostly waiting.
 
     Raises:
-        ResourceError: the cluster of ``RAY_ADDRESS`` does not answer.
+        ResourceError: the cluster of ``RAY_ADDRESS`` does not answer, lets nobody in, or has other versions.
     """
     _quieten(verbose)
     import ray
@@ -31,15 +33,19 @@ def connected(verbose: bool = False, training: bool = True, meanwhile: str = "ra
             yield
         return
     level = logging.INFO if verbose else logging.ERROR
+    address = os.environ.get("RAY_ADDRESS")
+    if address:
+        gcs.check(address)
     try:
         with _hushed(not verbose), _imported(meanwhile):
             dashboard = None if training else False  # of a cluster that is there already, this changes nothing
-            ray.init(logging_level=level, log_to_driver=verbose, include_dashboard=dashboard)
+            with _stopped_as_before():
+                ray.init(logging_level=level, log_to_driver=verbose, include_dashboard=dashboard)
     except (ConnectionError, RuntimeError) as error:
-        if "RAY_ADDRESS" not in os.environ:
+        if not address:
             raise
         raise ResourceError(
-            f"RAY_ADDRESS={os.environ['RAY_ADDRESS']}: no Ray cluster answers ({str(error).splitlines()[0]})",
+            f"RAY_ADDRESS={address}: no Ray cluster answers ({str(error).splitlines()[0]})",
             "unset RAY_ADDRESS to work on this machine, or check the address",
         ) from None
     try:
@@ -48,7 +54,19 @@ def connected(verbose: bool = False, training: bool = True, meanwhile: str = "ra
         with _errors_as_they_are():
             yield
     finally:
-        ray.shutdown()
+        if not stop.due():  # which takes seconds
+            ray.shutdown()
+
+
+@contextlib.contextmanager
+def _stopped_as_before() -> Iterator[None]:
+    """Keep a handler of SIGTERM that is somebody's own: that of Ray ends the process without a word."""
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if callable(handler) and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)
 
 
 @contextlib.contextmanager

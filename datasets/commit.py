@@ -15,7 +15,7 @@ import contextlib
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO, NamedTuple, Protocol, cast
 
 import pyarrow as pa
@@ -27,6 +27,9 @@ from raygen.errors import OutputError
 PLAN, MANIFEST, MOVING, CARD = "plan.json", "manifest.json", "moving.json", "README.md"
 LOCATORS = ("artifact", "source")
 """Keys of a plan that say where things are: they decide nothing."""
+PARTS_AT_ONCE = 10_000
+"""Of a manifest, that are written or hashed at a time."""
+_RECEIPT = re.compile(r"(\d{5,})-(\d+)-([0-9a-f]{64})\.json").fullmatch
 
 
 class Part(Protocol):
@@ -51,7 +54,7 @@ class Receipt(NamedTuple):
 
     @classmethod
     def from_name(cls, name: str) -> "Receipt | None":
-        found = re.fullmatch(r"(\d{5,})-(\d+)-([0-9a-f]{64})\.json", name)
+        found = _RECEIPT(name)
         return cls(int(found[1]), int(found[2]), found[3]) if found else None
 
 
@@ -117,6 +120,12 @@ class Output:
 
     def done(self, parts: Iterable[Part]) -> dict[int, Receipt]:
         """Receipts, by shard, whose part is there with all its bytes."""
+        receipts, sizes = self._receipts(), self.data.sizes()
+        found = ((part.number, receipts.get(part.number), sizes.get(part.file)) for part in parts)
+        return {number: receipt for number, receipt, size in found if receipt is not None and receipt.bytes == size}
+
+    def _receipts(self) -> dict[int, Receipt]:
+        """All receipts, by shard. Of those that disagree none counts, and they are removed."""
         receipts: dict[int, Receipt] = {}
         twice: set[int] = set()
         for name in self.receipts.names():
@@ -126,9 +135,7 @@ class Output:
                 self.receipts.delete(name)
         for shard in twice:
             self.receipts.delete(receipts.pop(shard).name)
-        sizes = self.data.sizes()
-        found = ((part.number, receipts.get(part.number), sizes.get(part.file)) for part in parts)
-        return {number: receipt for number, receipt, size in found if receipt is not None and receipt.bytes == size}
+        return receipts
 
     def write_part(
         self,
@@ -185,18 +192,22 @@ class Output:
                 between the last look at that and the manifest goes unnoticed.
         """
         self._check_job()
-        parts = list(parts)
-        receipts = self.done(part for part, _ in parts)
-        if missing := [part for part, _ in parts if part.number not in receipts]:
+        receipts, sizes = self._receipts(), self.data.sizes()
+        listed: list[dict[str, Any]] = []
+        missing: list[int] = []
+        for part, rows in parts:
+            number, file = part.number, part.file
+            receipt = receipts.pop(number, None)  # there may be a million, which need not be held twice
+            if receipt is None or receipt.bytes != sizes.get(file):
+                missing.append(number)
+            else:
+                _, size, sha256 = receipt
+                listed.append({"shard": number, "file": file, "rows": rows, "bytes": size, "sha256": sha256})
+        if missing:
             raise OutputError(
-                f"{self.data.uri}: {len(missing)} parts are missing, the first is shard {missing[0].number}",
+                f"{self.data.uri}: {len(missing)} parts are missing, the first is shard {missing[0]}",
                 "run the same command again",
             )
-        listed = [
-            {"shard": part.number, "file": part.file, "rows": rows, "bytes": receipt.bytes, "sha256": receipt.sha256}
-            for part, rows in parts
-            for receipt in (receipts[part.number],)
-        ]
         manifest: dict[str, Any] = {
             "plan": plan,
             "rows": sum(part["rows"] for part in listed),
@@ -207,8 +218,8 @@ class Output:
         manifest["digest"] = _digest(manifest)
         self.folder.write(CARD, "\n".join(card).encode())
         self._check_job()
-        self.meta.write(MANIFEST, _lines(manifest))
-        for name in self.data.sizes():
+        self._write_manifest(manifest)
+        for name in sizes:
             if name.rpartition("/")[2].startswith(".") and name.endswith(".tmp"):  # what a killed worker was writing
                 self.data.delete(name)
         return manifest
@@ -234,6 +245,11 @@ class Output:
                 "remove that file and run the job again: it commits what is there",
             )
         return manifest
+
+    def _write_manifest(self, manifest: Mapping[str, Any]) -> None:
+        with self.meta.writer(MANIFEST) as file:
+            for text in _lines(manifest):
+                file.write(text)
 
     def replace(self, new: "Output") -> None:
         """Let a finished output take this one's place. Whoever comes across the attempt of another finishes that first."""
@@ -301,7 +317,7 @@ class Output:
             new.folder.move(CARD, self.folder, CARD)
             if receipts.keys() <= set(self.receipts.names()):
                 yield
-                self.meta.write(MANIFEST, _lines(manifest))
+                self._write_manifest(manifest)
         yield
         new.folder.clear()  # also what is left of it where this was interrupted here
         yield
@@ -422,19 +438,35 @@ def _is_manifest(document: Mapping[str, Any]) -> bool:
 
 
 def _digest(document: Mapping[str, Any]) -> str:
-    text = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()
+    """The SHA-256 of a document as JSON, its keys sorted and without spaces."""
+    encode = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode
+    state = hashlib.sha256(b"{")
+    for index, (key, value) in enumerate(sorted(document.items())):
+        state.update(f"{',' if index else ''}{encode(key)}:".encode())
+        for text in _pieces(value, encode, ",") if key == "parts" else [encode(value)]:
+            state.update(text.encode())
+    state.update(b"}")
+    return state.hexdigest()
 
 
 def _json(document: Mapping[str, Any]) -> bytes:
     return json.dumps(document, indent=1, ensure_ascii=False).encode()
 
 
-def _lines(manifest: Mapping[str, Any]) -> bytes:
-    """A manifest as JSON, each part on a line of its own: there can be very many."""
-    head = {key: value for key, value in manifest.items() if key != "parts"}
-    parts = ",\n".join(json.dumps(part, ensure_ascii=False) for part in manifest["parts"])
-    return _json(head)[:-2] + f',\n "parts": [\n{parts}\n]\n}}'.encode()
+def _lines(manifest: Mapping[str, Any]) -> Iterator[bytes]:
+    """A manifest as JSON, each part on a line of its own."""
+    yield _json({key: value for key, value in manifest.items() if key != "parts"})[:-2] + b',\n "parts": '
+    for text in _pieces(manifest["parts"], json.JSONEncoder(ensure_ascii=False).encode, ",\n", "\n"):
+        yield text.encode()
+    yield b"\n}"
+
+
+def _pieces(values: Sequence[Any], encode: Callable[[Any], str], between: str, around: str = "") -> Iterator[str]:
+    """A list as JSON, some thousand values at a time: there can be a million parts."""
+    yield "[" + around
+    for start in range(0, len(values), PARTS_AT_ONCE):
+        yield (between if start else "") + between.join(map(encode, values[start : start + PARTS_AT_ONCE]))
+    yield around + "]"
 
 
 def _short(value: Any) -> str:

@@ -7,14 +7,16 @@ is repeated for some ten seconds, then it is an error. One that takes the connec
 """
 
 import contextlib
+import errno
 import os
 import re
 import shutil
 import tempfile
+import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 import fsspec
 from fsspec.utils import glob_translate
@@ -26,6 +28,12 @@ S3_ATTEMPTS = 8
 """At growing intervals, 10 s in all: with connections that time out, 34 s."""
 S3_FIRST_ANSWER, S3_FIRST_ATTEMPTS = 10, 2
 """Seconds that the first answer of a job may take, and how often it is asked for."""
+_FILE = "file://"
+CLEARS, BETWEEN_CLEARS = 100, 0.02
+"""Attempts to remove a folder in which others are busy, and seconds between them."""
+LEFT_BEHIND = 3600.0
+"""Seconds after its last change in which nobody can be writing to a temporary file any more."""
+T = TypeVar("T")
 _WILD = re.compile(r"[*?[]")
 
 
@@ -40,24 +48,29 @@ class Folder:
     """A folder at a URI. Creating the object touches nothing; writing creates what is needed.
 
     Args:
-        uri: a local path (made absolute: Ray workers run elsewhere), ``file://`` or ``s3://bucket/prefix``.
+        uri: a local path (made absolute: Ray workers run elsewhere), ``s3://bucket/prefix``, or ``file:///mnt/folder``, by
+            which somebody says that all machines have the same folder there.
 
     Raises:
         OutputError: from every method, when the storage refuses; the line names the URI.
     """
 
     def __init__(self, uri: str | Path) -> None:
-        text = str(uri)
-        if "://" not in text:
+        text, scheme = str(uri), ""
+        if text.startswith("file:"):
+            scheme, text = _FILE, text.removeprefix(_FILE) or "/"
+            if not text.startswith("/"):
+                raise OutputError(f"{uri}: is no file:// URI of a folder", f"give its absolute path: {_FILE}/mnt/…")
+        elif "://" not in text:
             text = str(Path(text).expanduser().absolute())
-        self.uri = text.rstrip("/") or "/"
+        self.uri = scheme + (text.rstrip("/") or "/")
         try:
             self.fs, self.path = fsspec.url_to_fs(self.uri, **s3.options(self.uri))
         except ImportError as error:
             raise OutputError(f"{self.uri}: {error}", "pip install 'raygen[s3]' for s3:// URIs") from None
         except ValueError as error:
             raise OutputError(f"{self.uri}: {error}", "give a local path or an s3:// URI") from None
-        self.local = Path(self.path) if self.uri.startswith(("/", "file:")) else None
+        self.local = Path(self.path) if self.uri.startswith(("/", _FILE)) else None
         self._s3 = "s3" in self.fs.protocol
         if self._s3:
             self.fs.retries = S3_ATTEMPTS
@@ -90,6 +103,10 @@ class Folder:
         """What lies directly in the folder, sorted; empty when there is no folder."""
         with _explained(self.uri):
             try:
+                if self.local is not None:
+                    return sorted(os.listdir(self.path))
+                if self._s3:
+                    return sorted(name.rstrip("/") for name, _ in s3.listed(self.fs, self.path, _nothing, "/"))
                 found = [str(path).rstrip("/") for path in self.fs.ls(self.path, detail=False)]
             except FileNotFoundError as error:
                 if s3.no_bucket(error):
@@ -99,25 +116,31 @@ class Folder:
 
     def files(self) -> dict[str, File]:
         """All files below, by their path relative to the folder; empty where there is no folder."""
+        return self._below(_file)
+
+    def sizes(self) -> dict[str, int]:
+        """Bytes of all files below, by their path relative to the folder; empty where there is no folder."""
+        return self._below(_size)
+
+    def _below(self, told: Callable[[Mapping[str, Any]], T]) -> dict[str, T]:
+        """All files below, and what is told of each of what a storage says of it."""
         with _explained(self.uri):
             try:
                 if self.local is not None:
-                    return dict(_walk(self.path, ""))
+                    found = _walk(self.path, "")
+                    return {name: told({"size": stat.st_size, "mtime": stat.st_mtime}) for name, stat in found}
+                if self._s3:
+                    return {name: what for name, what in s3.listed(self.fs, self.path, told) if not name.endswith("/")}
                 start = self.path.rstrip("/") + "/"
-                found = self.fs.find(self.path, detail=True)
                 return {
-                    path.removeprefix(start): _file(info)
-                    for path, info in found.items()
+                    path.removeprefix(start): told(info)
+                    for path, info in self.fs.find(self.path, detail=True).items()
                     if path.startswith(start) and not path.endswith("/")  # a key that stands for a folder
                 }
             except FileNotFoundError as error:
                 if s3.no_bucket(error):
                     raise
                 return {}
-
-    def sizes(self) -> dict[str, int]:
-        """Bytes of all files below, by their path relative to the folder; empty where there is no folder."""
-        return {path: file.bytes for path, file in self.files().items()}
 
     def find(self) -> tuple["Folder", dict[str, File]]:
         """The files that the URI stands for, which may be a file's, a folder's (all below it), or a pattern as of a shell.
@@ -237,10 +260,10 @@ class Folder:
                     raise
 
     def clear(self) -> None:
-        """Remove the folder with all below; it need not be there."""
+        """Remove the folder with all below; it need not be there. Who writes there meanwhile may leave something behind."""
         with _explained(self.uri), contextlib.suppress(FileNotFoundError):
             if self.local is not None:
-                shutil.rmtree(self.local)
+                self._clear(self.local)
             elif self._s3:  # it has no folders, but may have keys that stand for them; SeaweedFS makes such itself
                 start = self.path.rstrip("/") + "/"
                 paths = [path for path in self.fs.find(self.path) if path.startswith(start)]
@@ -249,19 +272,48 @@ class Folder:
             else:
                 self.fs.rm(self.path, recursive=True)
 
+    @staticmethod
+    def _clear(folder: Path) -> None:
+        """Where somebody else clears it, too, or writes there still, it takes more than one attempt."""
+        for left in reversed(range(CLEARS)):
+            try:
+                shutil.rmtree(folder)
+            except OSError as error:
+                if error.errno not in (errno.ENOENT, errno.ENOTEMPTY) or not left:
+                    raise
+            if not folder.exists():
+                return
+            time.sleep(BETWEEN_CLEARS)
+
+    def sweep(self) -> None:
+        """Remove what was left behind in the folder by who was killed while he wrote, and not what others are writing."""
+        if self.local is None:  # elsewhere nothing is: a file appears when it is whole
+            return
+        with _explained(self.uri), contextlib.suppress(FileNotFoundError):
+            for file in self.local.glob(".*.tmp"):
+                if time.time() - file.stat().st_mtime > LEFT_BEHIND:
+                    file.unlink()
+
     def check_answers(self) -> None:
         """Fail soon where a server takes connections and says nothing; what else may be wrong, later requests tell."""
         if not self._s3:
             return
-        config = {**self.fs.config_kwargs, "read_timeout": S3_FIRST_ANSWER}
-        impatient = type(self.fs)(**{**self.fs.storage_options, "config_kwargs": config})
-        impatient.retries = S3_FIRST_ATTEMPTS
+        fs = self.impatient().fs
         with _explained(self.uri):
             try:
-                impatient.call_s3("head_bucket", Bucket=self.fs.split_path(self.path)[0])
+                fs.call_s3("head_bucket", Bucket=fs.split_path(self.path)[0])
             except Exception as error:
                 if type(error).__name__ == "ReadTimeoutError":
                     raise
+
+    def impatient(self) -> "Folder":
+        """The same folder, by requests that fail where a server says nothing for so long as a first answer may take."""
+        folder = Folder(self.uri)
+        if self._s3:
+            config = {**self.fs.config_kwargs, "read_timeout": S3_FIRST_ANSWER}
+            folder.fs = type(self.fs)(**{**self.fs.storage_options, "config_kwargs": config})
+            folder.fs.retries = S3_FIRST_ATTEMPTS
+        return folder
 
     def check_writable(self) -> None:
         """Fail now, with nothing written, where the folder could not be made or written to later."""
@@ -329,11 +381,19 @@ def _parents(path: str) -> Iterator[str]:
         yield path
 
 
-def _file(info: dict[str, Any]) -> File:
+def _file(info: Mapping[str, Any]) -> File:
     return File(info["size"], str(info.get("ETag") or info.get("mtime")))
 
 
-def _walk(folder: str, start: str) -> Iterator[tuple[str, File]]:
+def _size(info: Mapping[str, Any]) -> int:
+    return int(info["size"])
+
+
+def _nothing(_: Mapping[str, Any]) -> None:
+    return None
+
+
+def _walk(folder: str, start: str) -> Iterator[tuple[str, os.stat_result]]:
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.is_dir():
@@ -343,7 +403,7 @@ def _walk(folder: str, start: str) -> Iterator[tuple[str, File]]:
                 stat = entry.stat()
             except FileNotFoundError:  # removed meanwhile
                 continue
-            yield start + entry.name, File(stat.st_size, str(stat.st_mtime))
+            yield start + entry.name, stat
 
 
 @contextlib.contextmanager

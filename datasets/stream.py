@@ -181,14 +181,12 @@ class Reader:
 
     Attributes:
         held: which side: held-out rows, or training rows.
-        busy: whether others hold every CPU, so that reading has to do without one of its own.
     """
 
     source: Source
     codec: Codec
     holdout: float
     held: bool = False
-    busy: bool = False
 
     def counts(self) -> list[int]:
         """How many of those rows each row group has; nothing is read for it."""
@@ -208,9 +206,8 @@ class Reader:
         dataset = ray.data.from_items(items, override_num_blocks=min(len(items), 1000))
         dataset.context.execution_options.preserve_order = True
         dataset.context.target_max_block_size = BLOCK  # the first rows of a large piece are there before the last are read
-        compute = ray.data.TaskPoolStrategy(size=2) if self.busy else None
         with user_errors():
-            read = dataset.map_batches(self._encode, batch_size=1, num_cpus=0 if self.busy else 1, compute=compute)
+            read = dataset.map_batches(self._encode, batch_size=1, **_by_tasks())
             yield from read.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=2)
 
     def joined(self, pieces: Sequence[Piece]) -> Batch:
@@ -273,20 +270,21 @@ def user_errors() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        found = _buried(error)
+        found = user_error(error)
         if found is None or found is error:
             raise
         raise type(found)(found.what, found.hint) from None
 
 
-def _buried(error: BaseException | None, depth: int = 0) -> RaygenError | None:
+def user_error(error: BaseException | None, depth: int = 0) -> RaygenError | None:
+    """The RaygenError that is in what Ray raises, if there is one."""
     if isinstance(error, RaygenError) and not hasattr(error, "cause"):  # Ray's own errors take on the class of their cause
         return error
     if error is None or depth > 8:
         return None
     inner = [getattr(error, "cause", None), error.__cause__, error.__context__]
     inner += list(getattr(error, "worker_failures", {}).values())
-    return next((found for e in inner if isinstance(e, BaseException) and (found := _buried(e, depth + 1))), None)
+    return next((found for e in inner if isinstance(e, BaseException) and (found := user_error(e, depth + 1))), None)
 
 
 def _place(fragment: Fragment, rows: np.ndarray, row: int) -> str:
@@ -313,6 +311,32 @@ class _Summarize:
         return {"statistics": lines}
 
 
+_confined = 0
+
+
+@contextlib.contextmanager
+def confined(tasks: int) -> Iterator[None]:
+    """While the block runs, what this process reads is read on its node by at most so many tasks, which reserve nothing: by
+    a worker that holds CPUs, which could be all that there are. With 0, reading takes any CPUs that are free, as otherwise.
+    """
+    global _confined
+    before, _confined = _confined, tasks
+    try:
+        yield
+    finally:
+        _confined = before
+
+
+def _by_tasks() -> dict[str, Any]:
+    """How Ray Data is to read."""
+    import ray.data
+
+    if not _confined:
+        return {"num_cpus": 1}
+    here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
+    return {"num_cpus": 0, "compute": ray.data.TaskPoolStrategy(size=_confined), "label_selector": here}
+
+
 def _pass(source: Source, work: Any) -> Iterator[Any]:
     """Run work over all fragments, in their order; they are in-memory items, so no read task waits for a free CPU."""
     import ray.data
@@ -321,7 +345,7 @@ def _pass(source: Source, work: Any) -> Iterator[Any]:
     dataset = ray.data.from_items(items, override_num_blocks=min(len(items), 1000))
     dataset.context.execution_options.preserve_order = True
     with user_errors():
-        yield from dataset.map_batches(work, batch_size=1).iter_rows()
+        yield from dataset.map_batches(work, batch_size=1, **_by_tasks()).iter_rows()
 
 
 def fragments(items: dict[str, Any]) -> Iterator[Fragment]:

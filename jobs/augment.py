@@ -7,7 +7,10 @@ depends on how many workers there are, on their order, or on how often a shard i
 import functools
 import json
 import math
+import os
+import socket
 import time
+from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -16,19 +19,23 @@ import numpy as np
 import pyarrow as pa
 
 from raygen.datasets import samples, stream
-from raygen.datasets.commit import Output, differing
+from raygen.datasets.commit import PLAN, Output, differing
 from raygen.datasets.storage import Folder
 from raygen.errors import OutputError, RaygenError
 from raygen.generators.base import STRENGTH
 from raygen.generators.card import WARNING
 from raygen.generators.generator import Generator, versions
-from raygen.jobs import allocate, evaluate, gate, progress
-from raygen.jobs.plan import Plan, Shard, plan
+from raygen.jobs import allocate, evaluate, gate, placement, progress, ready, shared, waiting, workers
+from raygen.jobs.plan import Plan, Shard, Shards, plan
 from raygen.jobs.project import Project
 from raygen.jobs.shards import Maker
-from raygen.spec import AugmentSpec, FormatSpec
+from raygen.machines import Resources
+from raygen.resources import Demand, room
+from raygen.spec import AugmentSpec, FormatSpec, Spec
 
-MOST_BLOCKS = 2000  # of shards that Ray Data hands out: with more it would be busy with them
+TASKS, OF_A_WORKER, TOGETHER = 2000, 20, 50
+"""Ray Data spends milliseconds on each task that it hands out, so where there are more than so many, and more than so many
+for each worker, a task is of several shards; but not of many, since it says only at its end what it has done."""
 
 
 class Work(NamedTuple):
@@ -43,6 +50,15 @@ class Work(NamedTuple):
     complete: bool
     output: str
     job: str | None
+
+    def require(self) -> None:
+        """Fail where this machine sees another folder at the place of the output than the driver, who has begun there.
+
+        Raises:
+            OutputError: it does.
+        """
+        output = Output(Folder(self.output))
+        shared.require(output.meta, PLAN)
 
     def maker(self, device: str | None = None) -> Maker:
         generator = Generator.load(self.artifact, device)
@@ -110,26 +126,32 @@ def augment(project: Project) -> dict[str, Any]:
     _check_gate(project)
     generator = Generator.load(artifact.uri, device="cpu")
     if project.spec.allocates:
-        allocate.decide(project, generator)
+        evaluate.decide(project, generator)
     planned = of_project(project, generator)
     job = document(project, generator, planned)
     output = project.output
     if (manifest := _written(project, job)) is not None:
         return manifest
+    ready.require(project.spec, "augment")
     output.folder.check_writable()
-    job["made_by"] = {**versions(generator.spec), "device": "cuda" if resources()[0] else "cpu"}
-    target = output
-    if _replaces(project, job):
-        target = output.successor(job)
-    target.claim(job)
-    _check_maker(target, job)
-    shards = list(planned)
-    done = target.done(shards)
-    _write(project, planned, artifact, target, [shard for shard in shards if shard.number not in done])
-    parts = ((shard, planned.size(shard)) for shard in shards)
-    manifest = target.commit(job, parts, by_class(generator, planned), _card(project, generator, planned))
+    each = _reserved(project.spec, project.augment.workers)
+    job["made_by"] = {**versions(generator.spec), "device": "cuda" if each.gpus else "cpu"}
+    target = output.successor(job) if _replaces(project, job) else output
+    try:
+        target.claim(job)
+        _check_maker(target, job)
+        _write(project, planned, artifact, target, each, planned.without(target.done(planned)))
+        parts = ((shard, planned.size(shard)) for shard in planned)
+        manifest = target.commit(job, parts, by_class(generator, planned), _card(project, generator, planned))
+        if target is not output:
+            output.replace(target)
+    except OutputError:
+        # Another attempt may have put it in place meanwhile, and so taken it away where this one was writing.
+        if target is output or (known := _written(project, job)) is None:
+            raise
+        manifest = known
     if target is not output:
-        output.replace(target)
+        target.folder.clear()  # what an attempt that did not know has begun there anew
     return manifest
 
 
@@ -211,33 +233,74 @@ def _replaces(project: Project, job: dict[str, Any]) -> bool:
     return found is not None and bool(differing(found, job) or _other_means(found, job))
 
 
-def _write(project: Project, planned: Plan, artifact: Folder, output: Output, todo: list[Shard]) -> None:
-    """Have the shards made, and show how it goes."""
+def _write(project: Project, planned: Plan, artifact: Folder, output: Output, each: Resources, todo: Shards) -> None:
+    """Have the shards made by workers for each of which so much is reserved, and show how it goes."""
     if not todo:
         return
     import ray.data
 
-    asked = project.augment
-    told = work(asked, planned, artifact, output)
+    size = _pool(project.augment.workers, len(todo), each)
+    demand = Demand("augment", 1, size, each, given=project.spec.resources.augment is not None)
+    waiting.for_room(demand)
     # In-memory items need no read task, so workers may hold every CPU.
-    items = ray.data.from_items(
-        [{"shard": shard.to_json()} for shard in todo], override_num_blocks=min(len(todo), MOST_BLOCKS)
-    )
-    gpus, cpus = resources()
-    workers = min(len(todo), (gpus or cpus) if asked.workers == "auto" else asked.workers)
-    share = 1 / math.ceil(workers / (gpus or cpus))  # more workers than GPUs, or CPUs, share them
-    receipts = (_streamed if gpus else _fused)(items, told, workers, share)
+    shards: Any = _Items(todo)
+    items = ray.data.from_items(shards, override_num_blocks=tasks(len(todo), size))
+    receipts = (_streamed if each.gpus else _fused)(items, work(project.augment, planned, artifact, output), size, each)
     rows = planned.rows - sum(planned.size(shard) for shard in todo)
-    retried = 0
-    with progress.bar("augment", planned.rows, "rows", rows) as shown, stream.user_errors():
+    retried, latest, seen = 0, deque[str](), Counter[str]()
+    gone = functools.partial(placement.is_nowhere, each)
+    with progress.bar("augment", planned.rows, "rows", rows) as shown, stream.user_errors(), waiting.told(demand, gone):
         for row in receipts.iter_rows():
             rows += row["rows"]
             retried += row["retried"]
-            note = f"{workers} worker{'s' if workers > 1 else ''}"
+            latest.append(row["worker"])
+            seen[row["worker"]] += 1
+            if len(latest) > 2 * size:
+                seen -= Counter([latest.popleft()])
+            note = f"{len(seen)} worker{'s' if len(seen) > 1 else ''}"
             shown.update(rows, note + (f", {retried} shard{'s' if retried > 1 else ''} retried" if retried else ""))
 
 
-def _fused(items: Any, work: Work, workers: int, cpu: float) -> Any:
+def _reserved(spec: Spec, asked: int | str) -> Resources:
+    """What is reserved for each worker: as the spec says; else a GPU, where there are any, or a CPU, or a share of one."""
+    if spec.resources.augment is not None:
+        return spec.resources.augment
+    gpus, cpus = resources()
+    # More workers than GPUs, or CPUs, share them.
+    share = 1 if asked == "auto" else 1 / math.ceil(int(asked) / (gpus or cpus))
+    return Resources(cpus=0.0, gpus=share) if gpus else Resources(cpus=share)
+
+
+def _pool(asked: int | str, shards: int, each: Resources) -> int:
+    """How many workers there are to be."""
+    nodes = placement.nodes()
+    now, ever = room(each, nodes, now=True), room(each, nodes)
+    comes = any(not node.told or placement.GROUP in node.labels for node in nodes)
+    # Where nobody says that nodes come, some may come by hand.
+    more = 0 if placement.is_own() else None if comes else max(ever - now, now)
+    return workers.pool(asked, shards, now, more)
+
+
+def tasks(items: int, workers: int) -> int:
+    """How many tasks to hand items out in."""
+    together = items // max(TASKS, OF_A_WORKER * workers)
+    return max(1, -(-items // max(1, min(together, TOGETHER))))
+
+
+class _Items:
+    """Shards as Ray Data hands them out. It asks for one after the other while it lays them out, so they are made then."""
+
+    def __init__(self, shards: Shards) -> None:
+        self.shards = shards
+
+    def __len__(self) -> int:
+        return len(self.shards)
+
+    def __getitem__(self, index: int) -> dict[str, str]:
+        return {"shard": self.shards[index].to_json()}
+
+
+def _fused(items: Any, work: Work, workers: int, each: Resources) -> Any:
     """Without a GPU one worker does all of a shard: there is nothing that could wait for something else."""
     import ray.data
 
@@ -246,25 +309,26 @@ def _fused(items: Any, work: Work, workers: int, cpu: float) -> Any:
         fn_constructor_args=(work,),
         batch_size=1,
         compute=ray.data.ActorPoolStrategy(size=workers),
-        num_cpus=cpu,
+        **placement.options(each),
     )
 
 
-def _streamed(items: Any, work: Work, workers: int, gpu: float) -> Any:
+def _streamed(items: Any, work: Work, workers: int, each: Resources) -> Any:
     """With GPUs, reading and decoding, making, and encoding and writing overlap, so that no GPU waits for PNG or S3. The
-    workers that hold a GPU, or a share of it, hold no CPU, so that the tasks before and after them always find one."""
+    workers that hold a GPU, or a share of it, hold a CPU less than there is for each, so that the tasks before and after
+    them always find one."""
     import ray.data
 
-    read = items.map_batches(_read, fn_args=(work,), batch_size=1, num_cpus=1)
+    beside = {"num_cpus": 1, **({"label_selector": dict(each.labels)} if each.labels else {})}
+    read = items.map_batches(_read, fn_args=(work,), batch_size=1, **beside)
     made = read.map_batches(
         _Making,
         fn_constructor_args=(work,),
         batch_size=1,
         compute=ray.data.ActorPoolStrategy(size=workers),
-        num_cpus=0,
-        num_gpus=gpu,
+        **{**placement.options(each), "num_cpus": max(0.0, each.cpus - 1)},
     )
-    return made.map_batches(_write_made, fn_args=(work,), batch_size=1, num_cpus=1)
+    return made.map_batches(_write_made, fn_args=(work,), batch_size=1, **beside)
 
 
 def begun_before() -> bool:
@@ -290,8 +354,8 @@ class _Metrics:
         bounds = [0.1, 0.3, 1, 3, 10, 30, 100, 300]
         self.seconds = Histogram("raygen_shard_seconds", "Time to make or write a shard", bounds, ("output",))
 
-    def count(self, rows: int, size: int, seconds: float) -> dict[str, Any]:
-        """Count a finished shard; returns what the driver gets to know of it."""
+    def count(self, rows: int, size: int, seconds: float, worker: str) -> dict[str, Any]:
+        """Count a finished shard; returns what the driver gets to know of it and of who has made it."""
         retried = begun_before()
         self.rows.inc(rows, self.tags)
         self.bytes.inc(size, self.tags)
@@ -299,14 +363,15 @@ class _Metrics:
         if retried:
             self.retried.inc(1, self.tags)
         self.seconds.observe(seconds, self.tags)
-        return {"rows": [rows], "retried": [int(retried)]}
+        return {"rows": [rows], "retried": [int(retried)], "worker": [worker]}
 
 
 class _Writer:
     """Makes and writes shards."""
 
     def __init__(self, work: Work) -> None:
-        self.maker, self.metrics = work.maker(), _Metrics(work.output)
+        work.require()
+        self.maker, self.metrics = work.maker("cpu"), _Metrics(work.output)
         self.output = Output(Folder(work.output), work.job)
 
     def __call__(self, items: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -314,12 +379,13 @@ class _Writer:
             shard = Shard.from_json(text)
             began = time.monotonic()
             receipt = self.maker.write(self.output, shard, self.maker.tables(shard))
-            yield self.metrics.count(self.maker.plan.size(shard), receipt.bytes, time.monotonic() - began)
+            yield self.metrics.count(self.maker.plan.size(shard), receipt.bytes, time.monotonic() - began, _worker())
 
 
 @functools.cache
 def _here(work: Work) -> tuple[Maker, Output, _Metrics]:
     """What the tasks of a process share."""
+    work.require()
     return work.maker("cpu"), Output(Folder(work.output), work.job), _Metrics(work.output)
 
 
@@ -337,7 +403,8 @@ class _Making:
 
     def __call__(self, items: dict[str, Any]) -> dict[str, Any]:
         pieces = items["pieces"][0]
-        return {"shard": items["shard"], "pieces": _object([(piece, self.maker.make(piece)) for piece in pieces])}
+        made = _object([(piece, self.maker.make(piece)) for piece in pieces])
+        return {"shard": items["shard"], "pieces": made, "worker": [_worker()]}
 
 
 def _write_made(items: dict[str, Any], work: Work) -> dict[str, Any]:
@@ -345,7 +412,12 @@ def _write_made(items: dict[str, Any], work: Work) -> dict[str, Any]:
     shard = Shard.from_json(items["shard"][0])
     began = time.monotonic()
     receipt = maker.write(output, shard, (maker.table(piece, made) for piece, made in items["pieces"][0]))
-    return metrics.count(maker.plan.size(shard), receipt.bytes, time.monotonic() - began)
+    return metrics.count(maker.plan.size(shard), receipt.bytes, time.monotonic() - began, str(items["worker"][0]))
+
+
+def _worker() -> str:
+    """Which process this is, of all machines."""
+    return f"{socket.gethostname()} {os.getpid()}"
 
 
 def _object(value: Any) -> np.ndarray:

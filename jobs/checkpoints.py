@@ -17,56 +17,77 @@ _DIGEST = 64  # characters, before the content
 
 
 class Checkpoints:
-    """Of a run. They hold what a family and its training loop need to go on as if nothing had happened."""
+    """Of a run. They hold what a family and its training loop need to go on as if nothing had happened.
+
+    Several may write them at once, such as a driver that was taken for dead and the next one: the state after a step is the
+    same whoever has got there, so any of them can go on from any.
+    """
 
     def __init__(self, run: Folder) -> None:
         self.folder = run / "checkpoints"
 
-    def save(self, step: int, family: Family, loop: dict[str, Any], kept: int) -> None:
-        """Write the state after a step; ``loop`` has numbers, text and tensors. The last ``kept`` checkpoints stay."""
+    def save(self, step: int, family: Family, loop: dict[str, Any], kept: int) -> bool:
+        """Write the state after a step; ``loop`` has numbers, text and tensors. The last ``kept`` checkpoints stay.
+
+        Returns:
+            Whether this is the newest one: nobody else has got further.
+        """
         buffer = io.BytesIO()
         torch.save({"step": step, "loop": loop, "family": family.state_dict()}, buffer)
         content = buffer.getvalue()
-        self.folder.write(f"step-{step:09d}.pt", hashlib.sha256(content).hexdigest().encode() + content)
-        names = self.folder.names()
-        for name in {*names}.difference(_whole(names)[-kept:]):  # what was killed while it wrote has left a temporary file
+        self.folder.write(_name(step), hashlib.sha256(content).hexdigest().encode() + content)
+        names = self.names()
+        for name in names[:-kept]:
             self.folder.delete(name)
+        self.folder.sweep()
+        return max(names, default="") <= _name(step)
 
-    def restore(self, family: Family) -> tuple[int, dict[str, Any] | None]:
-        """Steps done, and what the loop had saved: of the newest checkpoint that is whole, or nothing.
+    def load(self, state: dict[str, Any], family: Family) -> None:
+        """Give a family the state that it was saved in.
 
         Raises:
             OutputError: it is of another architecture; a parameter that differs is named. Nothing has been loaded then.
         """
-        state = self.newest(family.device)
-        if state is None:
-            return 0, None
         networks = {name: local(network) for name, network in family.networks.items()}
         check_same(self.folder, networks, state["family"]["networks"], f"begin anew: remove {self.folder.uri}")
         family.load_state_dict(state["family"])
-        return int(state["step"]), state["loop"]
 
     def newest(self, device: torch.device) -> dict[str, Any] | None:
-        """What ``save`` wrote last, of what is whole; None where nothing is."""
-        names = self.names()
-        for name in reversed(names):
-            try:
-                content = self.folder.read(name)
-            except FileNotFoundError:
-                continue
-            if hashlib.sha256(content[_DIGEST:]).hexdigest().encode() == content[:_DIGEST]:
-                state: dict[str, Any] = torch.load(io.BytesIO(content[_DIGEST:]), map_location=device, weights_only=True)
-                return state
-            then = "beginning anew" if name == names[0] else "going back to the one before"
-            progress.say(f"{self.folder.uri}/{name}: is not what was written, {then}")
+        """What ``save`` wrote last, of what is whole: ``step``, ``loop`` and ``family``; None where nothing is."""
+        while names := self.names():
+            for name in reversed(names):
+                try:
+                    state = self._read(name, device)
+                except FileNotFoundError:  # since the list, somebody has written newer ones
+                    break
+                if state is not None:
+                    return state
+                then = "beginning anew" if name == names[0] else "going back to the one before"
+                progress.say(f"{self.folder.uri}/{name}: is not what was written, {then}")
+            else:
+                break
         return None
 
+    def at(self, step: int, device: torch.device) -> dict[str, Any] | None:
+        """What ``save`` wrote after a step; None where that is not there any more, or not whole."""
+        try:
+            return self._read(_name(step), device)
+        except FileNotFoundError:
+            return None
+
     def names(self) -> list[str]:
-        return _whole(self.folder.names())
+        return [name for name in self.folder.names() if name.startswith("step-") and name.endswith(".pt")]
+
+    def _read(self, name: str, device: torch.device) -> dict[str, Any] | None:
+        content = self.folder.read(name)
+        if hashlib.sha256(content[_DIGEST:]).hexdigest().encode() != content[:_DIGEST]:
+            return None
+        state: dict[str, Any] = torch.load(io.BytesIO(content[_DIGEST:]), map_location=device, weights_only=True)
+        return state
 
 
-def _whole(names: list[str]) -> list[str]:
-    return [name for name in names if name.startswith("step-") and name.endswith(".pt")]
+def _name(step: int) -> str:
+    return f"step-{step:09d}.pt"
 
 
 def check_same(where: Folder, here: Mapping[str, nn.Module], there: Mapping[str, Mapping[str, Tensor]], hint: str) -> None:

@@ -8,17 +8,20 @@ What is evaluated is what ``augment`` will write: new rows, or variants of train
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from typing import Any
 
+from raygen.datasets.storage import Folder
 from raygen.generators import families
+from raygen.generators.artifact import DOCUMENT
 from raygen.generators.base import STRENGTH
 from raygen.generators.generator import Generator
-from raygen.jobs import allocate, evaluate_images, evaluate_tables, gate
+from raygen.jobs import allocate, elsewhere, evaluate_images, evaluate_tables, gate, ready, shared
 from raygen.jobs.project import REPORT, Project, read_json, write_json
 from raygen.jobs.registry import Registry
 from raygen.metrics import pretrained
+from raygen.resources import Demand
 from raygen.spec import Spec
 
 ADDED = {"rows", "balance", "allocate", "to", "classes", "variants", "where", "complete"}
@@ -44,7 +47,34 @@ def evaluate(project: Project) -> dict[str, Any]:
     if (known := evaluated(project)) is not None:
         return known
     require(project.spec)
+    ready.require(project.spec, "evaluate")
     project.report.check_writable()
+    report: dict[str, Any] = _where_asked(project, _evaluate, project, artifact)
+    return report
+
+
+def decide(project: Project, generator: Generator) -> dict[str, Any]:
+    """Decide how many rows of each class are worth writing, or find that it is decided; see ``allocate``.
+
+    Raises:
+        RaygenError: as of ``allocate.decide``.
+    """
+    if (known := allocate.decided(project, generator)) is not None:
+        return known
+    ready.require(project.spec, "evaluate")
+    decision: dict[str, Any] = _where_asked(project, allocate.decide, project, generator)
+    return decision
+
+
+def _where_asked(project: Project, function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a function here, or where the spec says that is evaluated."""
+    if (each := project.spec.resources.evaluate) is None:
+        return function(*arguments)
+    return elsewhere.run(Demand("evaluate", 1, 1, each), function, *arguments)
+
+
+def _evaluate(project: Project, artifact: Folder) -> dict[str, Any]:
+    shared.require(artifact, DOCUMENT)
     generator = Generator.load(artifact.uri)
     spec, strength = project.spec, _strength(project.spec)
     allocation = allocate.decide(project, generator) if spec.allocates else None

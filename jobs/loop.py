@@ -20,6 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from raygen.datasets.codec import Batch
 from raygen.datasets.storage import Folder
+from raygen.errors import ResourceError
 from raygen.generators import batch_norm
 from raygen.generators.base import Family
 from raygen.jobs.batches import Rows, Share, steps
@@ -32,6 +33,8 @@ CHECKED = 200
 """Steps after which losses are looked at, for which a GPU has to be waited for."""
 FEW_ROWS = 32
 """Of whose own statistics batch normalization is poor."""
+RESTORES = 5
+"""Times that workers try to read the same checkpoint, while another attempt writes others."""
 POSTED = 1.0
 """Seconds between two words to the driver, and the least between two checkpoints within an epoch."""
 
@@ -42,6 +45,10 @@ class Loop:
     Args:
         tensors: makes of a batch what the family learns from.
         notes: what the first worker notes beside the losses; None of the others.
+
+    Raises:
+        OutputError: the checkpoint to go on from is of another architecture.
+        ResourceError: the workers do not see the same storage.
 
     Attributes:
         done: steps.
@@ -64,7 +71,9 @@ class Loop:
         self.checkpoints = Checkpoints(run)
         self.steps = steps(rows.total, options.batch_size)
         self.problem = ""
-        self.done, saved = self.checkpoints.restore(family)
+        state = self._restored()
+        self.done: int = state["step"] if state else 0
+        saved: dict[str, Any] | None = state["loop"] if state else None
         self.history: list[dict[str, Any]] = json.loads(saved["history"]) if saved else []
         self.first: dict[str, float] = saved["first"] if saved else {}
         self.sums: dict[str, Tensor] = saved["sums"] if saved else {}
@@ -168,11 +177,32 @@ class Loop:
         return time.monotonic() - self.saved
 
     def _save(self) -> None:
-        self.run.write(METRICS, "".join(json.dumps(row) + "\n" for row in self.history).encode())
         best = None if self.best is None else asdict(self.best)
         state = {"history": json.dumps(self.history), "first": self.first, "sums": self.sums, "best": best}
-        self.checkpoints.save(self.done, self.family, state, self.options.keep_checkpoints)
+        if self.checkpoints.save(self.done, self.family, state, self.options.keep_checkpoints):
+            self.tell()  # else another attempt has got further, and told more
         self.saved = time.monotonic()
+
+    def tell(self) -> None:
+        """Write what there is of the history."""
+        self.run.write(METRICS, "".join(json.dumps(row) + "\n" for row in self.history).encode())
+
+    def _restored(self) -> dict[str, Any] | None:
+        """The newest checkpoint, the same for every worker: that which the first worker finds. Where another attempt of the
+        job still writes some, it may be gone before all have read it; then they look again."""
+        device = self.family.device
+        for _ in range(RESTORES):
+            state = self.checkpoints.newest(device) if self.share.rank == 0 else None
+            step = of_first(0 if state is None else state["step"], device)
+            if step and self.share.rank > 0:
+                state = self.checkpoints.at(step, device)
+            if everywhere(step == 0 or state is not None, device):
+                if state is not None:
+                    self.checkpoints.load(state, self.family)
+                return state
+        raise ResourceError(
+            f"{self.run.uri}: the workers see different checkpoints", "give a storage that all machines share, such as s3://"
+        )
 
 
 def shares_statistics(asked: str | bool, rows: int) -> bool:
@@ -215,6 +245,15 @@ def everywhere(here: bool, device: torch.device) -> bool:
     flag = torch.tensor(float(here), device=device)
     dist.all_reduce(flag, dist.ReduceOp.MIN)
     return bool(flag.item())
+
+
+def of_first(number: int, device: torch.device) -> int:
+    """The number of rank 0."""
+    if not dist.is_initialized():
+        return number
+    first = torch.tensor(number, device=device)
+    dist.broadcast(first, 0)
+    return int(first.item())
 
 
 def spread(module: torch.nn.Module) -> None:

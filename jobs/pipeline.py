@@ -1,7 +1,7 @@
 """``run``: train, evaluate, gate, promote, augment, report; each step finds out by itself whether it is done."""
 
 from raygen.errors import RaygenError
-from raygen.jobs import augment, evaluate, gate, report, train
+from raygen.jobs import augment, evaluate, gate, ready, report, train
 from raygen.jobs.project import Project
 from raygen.jobs.registry import Registry
 
@@ -28,17 +28,26 @@ def run(project: Project) -> None:
     """
     report.require()
     evaluate.require(project.spec)
+    if left := _left(project):
+        ready.require(project.spec, *left)
     project.check_outputs()
     train.train(project)
     evaluation = evaluate.evaluate(project)
     report.write(project)
     gate.check(evaluation)
-    registry = Registry(project.folder)
-    if registry.promoted(evaluation["generator"]) is None:  # once only: a rollback is not undone by running again
-        registry.promote(evaluation["generator"], evaluation=evaluation)
+    # Once only: a rollback is not undone by running again, nor by an attempt that was away for a while.
+    Registry(project.folder).promote(evaluation["generator"], evaluation=evaluation, first=True)
     if project.spec.augment is not None:
         augment.augment(project)
         report.write(project)
+
+
+def _left(project: Project) -> list[str]:
+    """The jobs that are not done, which machines have to be there for."""
+    left = ["augment"] * (project.spec.augment is not None)
+    if project.result() is None:
+        return ["train", "evaluate", *left]
+    return [*["evaluate"] * (evaluate.evaluated(project) is None), *left]
 
 
 def describe(project: Project) -> list[tuple[str, str]]:

@@ -2,9 +2,11 @@
 
 import json
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from functools import cached_property
+from itertools import accumulate
+from typing import Any, NamedTuple, overload
 from urllib.parse import quote
 
 import numpy as np
@@ -71,15 +73,14 @@ class NewRows:
 
     @property
     def shards(self) -> int:
-        return sum(-(-count // self.shard_rows) for count in self._parts())
+        return self._firsts[-1]
 
-    def split(self) -> Iterator[tuple[str, range]]:
-        """The folder and the rows of each shard."""
-        start = self.start
-        for folder, count in zip(self.folders or ("",), self._parts(), strict=True):
-            for first in range(start, start + count, self.shard_rows):
-                yield folder, range(first, min(first + self.shard_rows, start + count))
-            start += count
+    def shard(self, number: int) -> tuple[str, range]:
+        """The folder and the rows of one of the shards."""
+        part = bisect_right(self._firsts, number) - 1
+        start = self._starts[part] + (number - self._firsts[part]) * self.shard_rows
+        folder = "" if self.folders is None else self.folders[part]
+        return folder, range(start, min(start + self.shard_rows, self._starts[part + 1]))
 
     def classes(self, rows: range) -> np.ndarray | None:
         """The class index of each row: int64 ``(n,)``. Over all rows every class has exactly its count, and since rows are
@@ -93,6 +94,16 @@ class NewRows:
 
     def _parts(self) -> tuple[int, ...]:
         return (self.rows,) if self.folders is None or self.counts is None else self.counts
+
+    @cached_property
+    def _starts(self) -> tuple[int, ...]:
+        """The first row of each folder, and the end of the last one."""
+        return tuple(accumulate(self._parts(), initial=self.start))
+
+    @cached_property
+    def _firsts(self) -> tuple[int, ...]:
+        """The first shard of each folder, and how many there are."""
+        return tuple(accumulate((-(-count // self.shard_rows) for count in self._parts()), initial=0))
 
 
 @dataclass(frozen=True)
@@ -116,7 +127,7 @@ class Plan:
     new: NewRows | None
     of: Variants | None
 
-    @property
+    @cached_property
     def shards(self) -> int:
         return (self.new.shards if self.new else 0) + (len(self.of.splits) if self.of else 0)
 
@@ -127,23 +138,53 @@ class Plan:
 
     def __iter__(self) -> Iterator[Shard]:
         """The shards in order."""
-        total = self.shards
-        width = max(5, len(str(total)))
+        return map(self.shard, range(self.shards))
 
-        def file(number: int, folder: str = "") -> str:
-            return f"{folder}{'/' if folder else ''}part-{number:0{width}d}-of-{total:0{width}d}.parquet"
+    def shard(self, number: int) -> Shard:
+        """One of the shards, by its number from 0."""
+        new = self.new.shards if self.new else 0
+        if self.new and number < new:
+            folder, rows = self.new.shard(number)
+            return Shard(number, self._file(number, folder), rows.start, rows.stop)
+        assert self.of is not None
+        split, rows = self.of.splits[number - new]
+        return Shard(number, self._file(number), rows.start, rows.stop, split)
 
-        number = 0
-        for folder, rows in self.new.split() if self.new else ():
-            yield Shard(number, file(number, folder), rows.start, rows.stop)
-            number += 1
-        for split, rows in self.of.splits if self.of else ():
-            yield Shard(number, file(number), rows.start, rows.stop, split)
-            number += 1
+    def without(self, numbers: Container[int]) -> "Shards":
+        """The shards but for some."""
+        return Shards(self, np.fromiter((number for number in range(self.shards) if number not in numbers), np.int64))
+
+    def _file(self, number: int, folder: str = "") -> str:
+        name = self._name % number
+        return f"{folder}/{name}" if folder else name
+
+    @cached_property
+    def _name(self) -> str:
+        width = max(5, len(str(self.shards)))
+        return f"part-%0{width}d-of-{self.shards:0{width}d}.parquet"
 
     def size(self, shard: Shard) -> int:
         """How many rows a shard's file has."""
         return len(shard.rows) * (self.of.copies if shard.split and self.of else 1)
+
+
+class Shards(Sequence[Shard]):
+    """Some shards of a plan. Each is made when it is asked for: of a million, only the numbers are kept."""
+
+    def __init__(self, plan: Plan, numbers: np.ndarray) -> None:
+        self.plan, self.numbers = plan, numbers
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    @overload
+    def __getitem__(self, index: int) -> Shard: ...
+    @overload
+    def __getitem__(self, index: slice) -> "Shards": ...
+    def __getitem__(self, index: int | slice) -> "Shard | Shards":
+        if isinstance(index, slice):
+            return Shards(self.plan, self.numbers[index])
+        return self.plan.shard(int(self.numbers[index]))
 
 
 def plan(asked: AugmentSpec, generator: Generator, real: Source | None, counts: Sequence[int] | None = None) -> Plan:

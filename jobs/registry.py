@@ -174,7 +174,12 @@ class Registry:
         return {name: (ours.get(name), theirs.get(name)) for name in names if ours.get(name) != theirs.get(name)}
 
     def promote(
-        self, digest: str, force: bool = False, evaluation: Mapping[str, Any] | None = None, canary: int | None = None
+        self,
+        digest: str,
+        force: bool = False,
+        evaluation: Mapping[str, Any] | None = None,
+        canary: int | None = None,
+        first: bool = False,
     ) -> Promotion:
         """Make a generator current, which takes a canary away. The one that is so already stays so, and nothing is written.
 
@@ -183,6 +188,7 @@ class Registry:
             evaluation: the report that it is judged by, and that the promotion stands on; by default the last one.
             canary: do not make it current: it answers this percentage, from 1 to 99, of the requests to an endpoint, beside
                 the current one, which answers the others and which jobs go on using.
+            first: only if it never was promoted before, which then is what is returned.
 
         Raises:
             GateError: it has not passed its gate.
@@ -190,7 +196,9 @@ class Registry:
             RaygenError: there is no such generator, or it is not evaluated; or it cannot be a canary.
         """
         digest = self.find(digest)
-        before = self.holding()
+        before = self.holding()  # first of all: whatever is promoted from here on takes the number that this one needs
+        if first and (known := self.promoted(digest)) is not None:
+            return known
         if canary is not None:
             _check_canary(digest, canary, before.current)
         evaluation = self.evaluation(digest) if evaluation is None else evaluation

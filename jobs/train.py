@@ -5,13 +5,13 @@ run's folder: one mechanism, whether a worker, the driver or the machine was los
 """
 
 import math
+from collections.abc import Callable, Sequence
 from contextlib import closing, nullcontext
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from pyarrow.fs import FSSpecHandler, PyFileSystem
 from torch import Tensor
 
@@ -22,21 +22,23 @@ from raygen.errors import DataError, OutputError, RaygenError, ResourceError
 from raygen.generators import artifact, families
 from raygen.generators.base import Family, Sampler
 from raygen.generators.generator import Generator, untrained
-from raygen.jobs import allocate, batches, progress, watch
+from raygen.jobs import allocate, batches, placement, progress, ready, shared, waiting, watch, workers
 from raygen.jobs.batches import InMemory, Rows, Share, Streamed, steps
 from raygen.jobs.checkpoints import Checkpoints, check_same
-from raygen.jobs.loop import Loop, everywhere, shares_statistics, together
+from raygen.jobs.loop import Loop, shares_statistics, together
 from raygen.jobs.project import Project, read_json, write_json
 from raygen.load import load_spec
+from raygen.machines import Resources
 from raygen.metrics import features
-from raygen.spec import ElasticSpec, Spec
+from raygen.resources import Demand, Node, room
+from raygen.spec import Spec
 
 FAILURES, FAILURES_OF_ELASTIC = 3, 100  # of workers, after which a training is given up; some come and go
-WAITS = 1  # for workers to get their resources, each of a minute, before it is given up
+WAITS, WAITS_TO_GROW = 1, 20  # for workers to get their resources, each of a minute, before it is given up
 FEWEST = 32  # held-out rows that a watch compares with
 CLASSIFIED, CLASSIFIED_PIXELS = 10_000, 1 << 23  # training rows that the watching classifier learns from, at most
 SOME, SOME_BYTES = 2000, 1 << 26  # training rows that a family may see again before rows of its are looked at, at most
-STOPPED = "stopped.json"
+SPEC, STOPPED = "spec.yaml", "stopped.json"
 DIFFERENT = "give generator the options that it was trained with, or begin with another one"
 
 
@@ -57,13 +59,14 @@ def train(project: Project) -> Folder:
     if project.result() is not None:
         return project.trained()
     spec = project.spec
+    nodes = ready.require(spec, "train")
     project.folder.check_writable()
     codec = stream.fit(project.source, spec.dataset)
     allocate.check(spec, codec)
     chosen = codec.made(spec.generator.condition)
     fresh = untrained(spec.generator, chosen, torch.device("cpu"))
     if not families.family(spec.generator.family).learns:
-        project.run.write("spec.yaml", spec.to_yaml().encode())
+        project.run.write(SPEC, spec.to_yaml().encode())
         _export(fresh.exported(), chosen, spec, _where(project), {}, project.source.rows)
         return project.trained()
     if spec.train.start_from is not None and not Checkpoints(project.run).names():
@@ -76,10 +79,10 @@ def train(project: Project) -> Folder:
             f"fewer than one batch of {spec.train.batch_size}",
             "lower train.batch_size, or give more data",
         )
-    project.run.write("spec.yaml", spec.to_yaml().encode())
+    project.run.write(SPEC, spec.to_yaml().encode())
     project.run.delete(STOPPED)
-    _fit(project, reader, count)
-    if (stopped := read_json(project.run, STOPPED)) is not None:
+    _fit(project, reader, count, nodes)
+    if project.result() is None and (stopped := read_json(project.run, STOPPED)) is not None:
         raise RaygenError(stopped["what"], stopped["hint"])
     diversity = (project.result() or {}).get("metrics", {}).get("diversity", math.nan)
     if diversity < watch.COLLAPSED:
@@ -91,20 +94,26 @@ def train(project: Project) -> Folder:
     return project.trained()
 
 
-def _fit(project: Project, reader: stream.Reader, count: int) -> None:
+def _fit(project: Project, reader: stream.Reader, count: int, nodes: Sequence[Node]) -> None:
     import ray
     import ray.train
-    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.torch import TorchConfig
+
+    from raygen.jobs import elastic
 
     spec, options = project.spec, project.spec.train
-    resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    at_once = options.batch_size // options.accumulate
-    workers, gpu, cpu = placement(options.workers, at_once, resources, torch.cuda.is_available())
-    most = max(workers) if isinstance(workers, tuple) else workers
+    asked, each = _placed(spec, nodes)
+    given = spec.resources.train is not None
+    grows = any(not node.told or node.most > node.count or placement.GROUP in node.labels for node in nodes)
+    comes_and_goes = isinstance(asked, tuple)
+    fewest, most = asked if isinstance(asked, tuple) else (asked, asked)
     watched = _watched(spec, reader)
     cached = _fits(options.cache, count * batches.row_bytes(reader.codec))
     everything = reader.everything() if cached else None
     total = options.epochs * steps(count, options.batch_size) * options.batch_size
+    demand = Demand("train", fewest, most, each, given)
+    if not all(node.told for node in nodes):
+        waiting.for_room(demand, 60.0 * WAITS_TO_GROW)  # what cannot come, only the autoscaler can tell
     with progress.bar("train", total, "rows") as shown, progress.mailbox(shown) as box:
         config = {
             "spec": spec.model_dump(by_alias=True),
@@ -114,46 +123,90 @@ def _fit(project: Project, reader: stream.Reader, count: int) -> None:
             "watched": ray.put(watched),
             # Workers run elsewhere: the place is made absolute here.
             "start": None if options.start_from is None else Folder(options.start_from).uri,
-            "busy": most * cpu > resources.get("CPU", 1) - 1,
+            "cpus": each.cpus if asked else 0.0,
             **_where(project),
             "box": box,
         }
         del everything
-        trainer = TorchTrainer(
-            _learn,
-            train_loop_config=config,
-            scaling_config=ray.train.ScalingConfig(
-                num_workers=workers,  # type: ignore[arg-type]  # mypy sees Train V1, which has no elastic workers
-                use_gpu=gpu > 0,
-                resources_per_worker={"CPU": cpu, **({"GPU": gpu} if gpu else {})} if workers else None,
+        scaling = elastic.scaling(asked, each)
+        run = ray.train.RunConfig(
+            name="ray",
+            storage_path=project.run.path,
+            storage_filesystem=PyFileSystem(FSSpecHandler(project.run.fs)),
+            failure_config=ray.train.FailureConfig(
+                max_failures=FAILURES_OF_ELASTIC if comes_and_goes else FAILURES,
+                controller_failure_limit=WAITS_TO_GROW if grows or (comes_and_goes and given) else WAITS,  # type: ignore[call-arg]
             ),
-            # NCCL refuses two ranks on one GPU; else the default: NCCL on GPUs, gloo on CPUs. The other ranks wait while the
-            # watch's classifier learns on rank 0.
-            torch_config=TorchConfig(backend="gloo" if 0 < gpu < 1 else None, timeout_s=300),
-            run_config=ray.train.RunConfig(
-                name="ray",
-                storage_path=project.run.path,
-                storage_filesystem=PyFileSystem(FSSpecHandler(project.run.fs)),
-                failure_config=ray.train.FailureConfig(
-                    max_failures=FAILURES_OF_ELASTIC if isinstance(workers, tuple) else FAILURES,
-                    controller_failure_limit=WAITS,  # type: ignore[call-arg]
-                ),
-            ),
+            worker_runtime_env=placement.without_gpus(each) if given and asked else None,
         )
-        with stream.user_errors():
+
+        def fit() -> None:
+            trainer = elastic.Trainer(
+                _learn,
+                train_loop_config=config,
+                scaling_config=scaling,
+                # NCCL refuses two ranks on one GPU, and one rank needs none; else the default: NCCL on GPUs, gloo on CPUs.
+                # The other ranks wait while the watch's classifier learns on rank 0.
+                torch_config=TorchConfig(backend="gloo" if each.gpus < 1 or most == 1 else None, timeout_s=300),
+                run_config=run,
+            )
+            trainer.each = each if given else None
+            # Ctrl-C is the driver's: what Ray Train makes of it ends with exit code 0, and stays when the training is over.
+            controllers: list[Any] = []
+            trainer._register_sigint_handler = controllers.append  # type: ignore[attr-defined]
             try:
                 trainer.fit()
-            except ray.train.ControllerError as error:
-                if not type(error.controller_failure).__name__.startswith("WorkerGroupStartup"):
-                    raise
-                free = ray.available_resources()  # type: ignore[no-untyped-call]
-                has = ", ".join(
-                    f"{resources.get(name, 0):g} {name}s ({free.get(name, 0):g} free)" for name in ("CPU", "GPU")
-                )
-                raise ResourceError(
-                    f"{most} training workers with {cpu:g} CPUs and {gpu:g} GPUs each did not start: the cluster has {has}",
-                    f"wait for other jobs to end, or lower train.workers ({str(error).splitlines()[-1][:200]})",
-                ) from None
+            except KeyboardInterrupt:
+                for controller in controllers:  # Ray may go on, in a notebook
+                    controller.abort.remote()
+                raise
+
+        waits = elastic.waiting(demand, scaling._resources_per_worker_not_none) if asked else lambda: False
+        with stream.user_errors(), waiting.told(demand, waits):
+            while not _fitted(fit, project.run, demand):
+                pass
+
+
+def _placed(spec: Spec, nodes: Sequence[Node]) -> tuple[int | tuple[int, int], Resources]:
+    """How many Ray Train workers (0: its local mode, in this process), and what is reserved for each."""
+    import ray
+
+    options = spec.train
+    at_once = options.batch_size // options.accumulate
+    if (each := spec.resources.train) is not None:
+        rooms = placement.free(each) or room(each, nodes, now=True)
+        return workers.placed(options.workers, at_once, rooms), each
+    cluster = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    count, gpu, cpu = workers.shared_out(options.workers, at_once, cluster, torch.cuda.is_available())
+    return count, Resources(cpus=cpu, gpus=gpu) if count else Resources()
+
+
+def _fitted(fit: Callable[[], None], run: Folder, demand: Demand) -> bool:
+    """Train until the end, or, where workers were lost too often, as far as that. Another attempt is worth it where this one
+    has come further than the one before: so machines may come and go for as long as a training takes.
+
+    Raises:
+        ResourceError: no workers have found room.
+    """
+    import ray.train
+
+    before = Checkpoints(run).names()
+    try:
+        fit()
+    except ray.train.TrainingFailedError as error:
+        if stream.user_error(error) is None and Checkpoints(run).names() != before:
+            return False
+        if not isinstance(error, ray.train.ControllerError) or not _did_not_start(error):
+            raise
+        raise ResourceError(
+            f"{demand.workers} training workers with {demand.each} each did not start: {waiting.free(demand.each)}",
+            f"wait for other jobs to end, or lower train.workers ({str(error).splitlines()[-1][:200]})",
+        ) from None
+    return True
+
+
+def _did_not_start(error: Any) -> bool:
+    return type(error.controller_failure).__name__.startswith("WorkerGroupStartup")
 
 
 def _fits(cache: bool | str, size: int) -> bool:
@@ -188,32 +241,6 @@ def _watched(spec: Spec, reader: stream.Reader) -> dict[str, Batch]:
     return rows
 
 
-class Placement(NamedTuple):
-    """Ray Train workers (0: its local mode, in this process), the share of a GPU and of a CPU each asks for."""
-
-    workers: int | tuple[int, int]
-    gpu: float
-    cpu: float
-
-
-def placement(asked: int | str | ElasticSpec, rows: int, cluster: dict[str, float], gpu_here: bool) -> Placement:
-    """Where the spec's workers go on a cluster, who look at so many rows at once together.
-
-    ``auto`` is a worker per GPU, but no more than share those rows evenly; without GPUs it is one. One worker runs in this
-    process, unless the GPU is elsewhere. GPUs and CPUs are shared where there are fewer than workers, so that a job asked
-    of a small machine runs rather than waits for ever. Elastic workers share nothing, unless there is no room for the least.
-    """
-    gpus, cpus = int(cluster.get("GPU", 0)), max(1, int(cluster.get("CPU", 1)))
-    if isinstance(asked, ElasticSpec):
-        _, gpu, cpu = placement(asked.min, rows, cluster, False)
-        return Placement((asked.min, asked.max), 1.0 if gpus and not gpu else gpu, cpu or 1.0)
-    shared_evenly = (n for n in range(max(1, gpus), 0, -1) if rows % n == 0)
-    workers = next(shared_evenly) if asked == "auto" else int(asked)
-    if workers == 1 and (not gpus or gpu_here):
-        return Placement(0, 0.0, 0.0)
-    return Placement(workers, 1 / math.ceil(workers / gpus) if gpus else 0.0, 1 / math.ceil(workers / cpus))
-
-
 def _learn(config: dict[str, Any]) -> None:
     """What every worker runs."""
     import ray
@@ -222,14 +249,34 @@ def _learn(config: dict[str, Any]) -> None:
 
     context = ray.train.get_context()
     share = Share(context.get_world_rank(), context.get_world_size())
+    shared.require(Folder(config["run"]), SPEC)
     spec, codec = load_spec(config["spec"]), Codec.from_json(config["codec"])
-    options, device = spec.train, ray.train.torch.get_device()
+    with stream.confined(_reads(spec.resources.train, share.world * config["cpus"])):
+        _learn_on(config, spec, codec, share)
+
+
+def _reads(each: Resources | None, taken: float) -> int:
+    """How many tasks that reserve nothing read for a worker; 0 where they find CPUs that the workers have not taken."""
+    import ray
+
+    if each is not None:
+        return max(2, int(each.cpus))
+    return 2 if taken > ray.cluster_resources().get("CPU", 1) - 1 else 0  # type: ignore[no-untyped-call]
+
+
+def _learn_on(config: dict[str, Any], spec: Spec, codec: Codec, share: Share) -> None:
+    import ray
+    import ray.train
+    import ray.train.torch
+
+    options = spec.train
+    device = ray.train.torch.get_device() if torch.cuda.is_available() else torch.device("cpu")
     rows: Rows
     if config["rows"] is not None:
         rows = InMemory(ray.get(config["rows"]), options.batch_size, options.seed, share)
     else:
         source = ray.get(config["source"])
-        reader = stream.Reader(source, codec, spec.dataset.holdout, busy=config["busy"])
+        reader = stream.Reader(source, codec, spec.dataset.holdout)
         rows = Streamed(reader, options.batch_size, options.seed, share, options.epochs)
     tensors = partial(_tensors, codec=codec, condition=spec.generator.condition, device=device)
 
@@ -248,11 +295,6 @@ def _learn(config: dict[str, Any]) -> None:
     if config["start"] is not None and not loop.done:
         begin(family, Folder(config["start"]))
     if share.world > 1:
-        if not everywhere(_same(loop.done, device), device):
-            raise ResourceError(
-                f"{config['run']}: the workers see different checkpoints",
-                "give a storage that all machines share, such as s3://",
-            )
         together(family, shares_statistics(options.sync_batch_norm, options.batch_size // share.world // options.accumulate))
     if options.compile:
         family.compile()
@@ -270,6 +312,7 @@ def _learn(config: dict[str, Any]) -> None:
     # The only report: it is a barrier that costs a second or two, and checkpoints and metrics are raygen's own files.
     ray.train.report({"step": loop.done})
     if share.rank == 0:
+        loop.tell()  # the last word, whoever else may have written it
         last = loop.history[-1] if loop.best is None else loop.history[loop.best.epoch - 1]
         _export(family.exported(), codec, spec, config, {**last, **figures}, rows.total)
 
@@ -296,13 +339,6 @@ def begin(family: Family, start: Folder) -> None:
             "give <storage>/<name>/generators/<digest>, or <storage>/<name>/train/<run>",
         )
     family.average.load_state_dict(family.sampler().state_dict())
-
-
-def _same(number: int, device: torch.device) -> bool:
-    """Whether this rank's number is rank 0's."""
-    first = torch.tensor(number, device=device)
-    dist.broadcast(first, 0)
-    return int(first.item()) == number
 
 
 def _where(project: Project) -> dict[str, str]:

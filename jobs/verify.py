@@ -1,10 +1,11 @@
 """``verify``: is a dataset what its manifest says, and its rows what its generator makes? Down to the row of the file."""
 
 import hashlib
+import itertools
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -19,14 +20,16 @@ from raygen.datasets.storage import Folder
 from raygen.errors import DataError, OutputError
 from raygen.generators.base import TILE
 from raygen.generators.generator import Generator, default_device, versions
-from raygen.jobs import augment, progress
+from raygen.jobs import augment, progress, ready, waiting
 from raygen.jobs.plan import Plan, Shard, plan
 from raygen.jobs.shards import ROWS_AT_ONCE, VARIANT
+from raygen.machines import Resources
+from raygen.resources import Demand
 from raygen.spec import AugmentSpec, ImageField
 
 TOLERANCE = 2
 """How far a pixel, 0 to 255, may be off where the rows were made by another device type or other library versions."""
-READ_AT_ONCE = 8 << 20
+READ_AT_ONCE, FILES_AT_ONCE = 8 << 20, 1000
 
 
 @dataclass
@@ -95,7 +98,7 @@ def verify(folder: Folder, rows: int | None = 1000, generator: Folder | None = N
         total = sum(work.plan.size(check.shard) for check in checks)
         with progress.bar("verify", total, "rows") as shown:
             for made, problems in (
-                _spread(checks, work, result.exact) if rows is None else _one_by_one(checks, work, result.exact)
+                _spread(checks, work, result.exact, manifest) if rows is None else _one_by_one(checks, work, result.exact)
             ):
                 result.made_again += made
                 result.problems += problems
@@ -134,12 +137,9 @@ def _of_files(output: Output, manifest: dict[str, Any], result: Result) -> dict[
         f"data/{name}: is not in the manifest" for name in sorted(sizes.keys() - listed.keys()) if not name.endswith(".tmp")
     ]
     broken: dict[str, bool] = {}
-    with (
-        ThreadPoolExecutor(min(8, 2 * (os.cpu_count() or 1))) as threads,
-        progress.bar("read", len(listed), "files") as shown,
-    ):
-        hashes = threads.map(lambda name: _sha256(output, name) if name in sizes else "", listed)
-        for done, ((name, part), sha256) in enumerate(zip(listed.items(), hashes, strict=True), 1):
+    with progress.bar("read", len(listed), "files") as shown:
+        looked_at = _looked_at(output, (name if name in sizes else None for name in listed))
+        for done, ((name, part), (sha256, found)) in enumerate(zip(listed.items(), looked_at, strict=True), 1):
             if name not in sizes:
                 result.problems.append(f"data/{name}: is missing")
                 broken[name] = False
@@ -149,13 +149,25 @@ def _of_files(output: Output, manifest: dict[str, Any], result: Result) -> dict[
                 result.problems.append(f"data/{name}: has {how}, {committed} was committed")
                 broken[name] = True
             result.bytes += sizes.get(name, 0)
-            found = _footer_rows(output, name) if name in sizes else None
             if found is not None:
                 result.rows += found
                 if found != part.get("rows"):
                     result.problems.append(f"data/{name}: has {found} rows, the manifest says {part.get('rows')}")
             shown.update(done)
     return broken
+
+
+def _looked_at(output: Output, names: Iterable[str | None]) -> Iterator[tuple[str, int | None]]:
+    """The SHA-256 of each file and the rows that its footer tells, by several threads; some files at a time, since there can
+    be a million. Of no file, nothing."""
+
+    def read(name: str | None) -> tuple[str, int | None]:
+        return ("", None) if name is None else (_sha256(output, name), _footer_rows(output, name))
+
+    names = iter(names)
+    with ThreadPoolExecutor(min(8, 2 * (os.cpu_count() or 1))) as threads:
+        while some := list(itertools.islice(names, FILES_AT_ONCE)):
+            yield from threads.map(read, some)
 
 
 def _sha256(output: Output, name: str) -> str:
@@ -267,17 +279,23 @@ def _one_by_one(checks: list[Check], work: augment.Work, exact: bool) -> Iterato
     return (checker.check(check) for check in checks)
 
 
-def _spread(checks: list[Check], work: augment.Work, exact: bool) -> Iterator[tuple[int, list[str]]]:
-    """The same by all CPUs or GPUs of the cluster."""
+def _spread(
+    checks: list[Check], work: augment.Work, exact: bool, manifest: dict[str, Any]
+) -> Iterator[tuple[int, list[str]]]:
+    """The same by all CPUs of the cluster, or all GPUs, where rows were made by such."""
     import ray.data
 
+    ready.require_paths({"OUT": work.output, "generator": work.artifact})
+    by_gpus = (manifest["plan"].get("made_by") or {}).get("device") == "cuda"
     gpus, cpus = augment.resources()
+    gpus *= by_gpus
+    exact = work.maker("cpu").is_table or (exact and bool(gpus) == by_gpus)
+    waiting.for_room(Demand("verify", 1, 1, Resources(cpus=0 if gpus else 1, gpus=1 if gpus else 0), given=False))
     workers = max(1, min(len(checks), gpus or cpus))
     items = [{"shard": check.shard.to_json(), "at": check.at} for check in checks]
-    blocks = max(1, min(len(items), augment.MOST_BLOCKS))
-    found = ray.data.from_items(items, override_num_blocks=blocks).map_batches(
+    found = ray.data.from_items(items, override_num_blocks=augment.tasks(len(items), workers)).map_batches(
         _Checker,
-        fn_constructor_args=(work, exact),
+        fn_constructor_args=(work, exact, "cuda" if gpus else "cpu"),
         batch_size=1,
         compute=ray.data.ActorPoolStrategy(size=workers),
         num_cpus=0 if gpus else 1,
@@ -291,8 +309,8 @@ def _spread(checks: list[Check], work: augment.Work, exact: bool) -> Iterator[tu
 class _Checker:
     """Makes rows again and compares them with those of the file."""
 
-    def __init__(self, work: augment.Work, exact: bool) -> None:
-        self.maker, self.output, self.exact = work.maker(), Output(Folder(work.output)), exact
+    def __init__(self, work: augment.Work, exact: bool, device: str | None = None) -> None:
+        self.maker, self.output, self.exact = work.maker(device), Output(Folder(work.output)), exact
 
     def __call__(self, items: dict[str, Any]) -> dict[str, Any]:
         checks = (Check(Shard.from_json(text), int(at)) for text, at in zip(items["shard"], items["at"], strict=True))

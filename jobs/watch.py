@@ -2,6 +2,7 @@
 how near are generated rows to held-out ones?"""
 
 import math
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -207,7 +208,9 @@ class Notes:
         if self.writer is None:
             from tensorboardX import SummaryWriter
 
-            self.writer = SummaryWriter(str(self.place), purge_step=step)  # what a lost attempt wrote after is not shown
+            suffix = f".{os.getpid()}"  # two that begin within a second would write to one file
+            # What a lost attempt wrote after this step is not shown.
+            self.writer = SummaryWriter(str(self.place), purge_step=step, filename_suffix=suffix)
         for name, value in {**row, **found}.items():
             if name not in ("epoch", "step"):
                 self.writer.add_scalar(name, value, step)

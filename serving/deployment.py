@@ -1,6 +1,7 @@
 """The endpoint on Ray Serve: how many replicas, how much waits for them, and for how long."""
 
 import logging
+import os
 import socket
 import time
 import warnings
@@ -12,6 +13,9 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict
 
 from raygen.errors import ResourceError
+from raygen.jobs import placement, ready, waiting
+from raygen.machines import Resources
+from raygen.resources import Demand
 from raygen.serving import auth
 from raygen.serving.auth import Token
 from raygen.serving.client import Client
@@ -24,6 +28,7 @@ if TYPE_CHECKING:  # Ray Serve reads its environment when it is imported, so tha
 log = logging.getLogger("raygen.serving")
 
 NAME = "raygen"
+ONE_CPU = Resources()
 
 
 class Arguments(BaseModel):
@@ -33,6 +38,7 @@ class Arguments(BaseModel):
 
     projects: dict[str, str]
     serve: ServeSpec = ServeSpec()
+    resources: Resources = ONE_CPU
     tokens: Path | None = None
     insecure: bool = False
 
@@ -44,7 +50,7 @@ def build(arguments: Arguments) -> "Application":
         SpecError: there are no tokens, neither in the file nor in the environment, and it is not said to be insecure.
     """
     tokens = None if arguments.insecure else auth.known(arguments.tokens)
-    return application(arguments.projects, arguments.serve, tokens)
+    return application(arguments.projects, arguments.serve, tokens, arguments.resources)
 
 
 def check_free(host: str, port: int) -> None:
@@ -70,6 +76,7 @@ def served(
     host: str = "127.0.0.1",
     port: int = 8000,
     patience: float = 300.0,
+    resources: Resources = ONE_CPU,
 ) -> Iterator[str]:
     """An endpoint, as long as the block runs. Ray has to be connected; start it within ``haproxy.prepared``.
 
@@ -80,12 +87,15 @@ def served(
         host: where it listens. Replicas on other machines need one that those reach, such as ``0.0.0.0``.
         port: of it.
         patience: seconds in which it has to be able to generate.
+        resources: what is reserved for each replica.
 
     Yields:
         the URL at which it answers, once it can generate.
 
     Raises:
-        ResourceError: the port is taken, or Ray Serve runs already, or no replica can generate.
+        ResourceError: the port is taken, or Ray Serve runs already, or no replica can generate, or can ever find
+            room.
+        OutputError: a project lies where only one of several machines sees it.
     """
     from ray import serve
 
@@ -93,14 +103,18 @@ def served(
     if serve.status().proxies:  # whose port is another one, and whose applications are not ours to stop
         hint = "give it to that: raygen serve … --print-config > endpoint.yaml; serve deploy endpoint.yaml"
         raise ResourceError("Ray Serve runs already in this cluster", hint)
+    demand = Demand("serve", max(1, spec.replicas.min), spec.replicas.max, resources)
+    ready.require_room(demand, projects)
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     shown = f"[{host}]" if ":" in host else host
     url = f"http://{'127.0.0.1' if host == '0.0.0.0' else '[::1]' if host == '::' else shown}:{port}"  # noqa: S104
     try:
         serve.start(http_options={"host": host, "port": port})
         try:
-            serve.run(application(projects, spec, tokens), name=NAME, route_prefix="/", _local_testing_mode=False)
-            _until_ready(url, patience)
+            with waiting.told(demand, lambda: placement.pending(resources).waits):
+                endpoint = application(projects, spec, tokens, resources, _threads(spec, resources))
+                serve.run(endpoint, name=NAME, route_prefix="/", _local_testing_mode=False)
+                _until_ready(url, patience)
         except RuntimeError as error:
             said = [line for line in str(error).splitlines() if line.strip()]
             raise ResourceError(
@@ -125,8 +139,14 @@ def _stop(serve: Any) -> None:
         serve.shutdown()
 
 
-def application(projects: Mapping[str, str], spec: ServeSpec, tokens: Sequence[Token] | None) -> "Application":
-    """What Ray Serve runs; the arguments are those of ``served``."""
+def application(
+    projects: Mapping[str, str],
+    spec: ServeSpec,
+    tokens: Sequence[Token] | None,
+    resources: Resources = ONE_CPU,
+    threads: int | None = None,
+) -> "Application":
+    """What Ray Serve runs; the arguments are those of ``served``, and of ``Endpoint``."""
     from ray import serve
     from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, BackpressureConfig
 
@@ -163,7 +183,7 @@ def application(projects: Mapping[str, str], spec: ServeSpec, tokens: Sequence[T
         health_check_timeout_s=30.0,
         max_constructor_retry_count=3,
         autoscaling_config=scaling,
-        ray_actor_options={"num_gpus": spec.gpus},
+        ray_actor_options=placement.options(resources),
         logging_config={"log_level": "WARNING"},  # of each request raygen's own log tells more
     )(serve.ingress()(Endpoint))
     # It computes next to nothing, and must not wait for a CPU that replicas have.
@@ -171,8 +191,15 @@ def application(projects: Mapping[str, str], spec: ServeSpec, tokens: Sequence[T
     listed = None if tokens is None else [token.model_dump() for token in tokens]
     # Ray lets a replica that reserves no GPU see all of them: one that took the first would take somebody else's, and its
     # rows would be others, in their last bits, than those of a replica on a machine without any.
-    device = None if spec.gpus else "cpu"
-    return deployment.bind(dict(projects), listed, spec.max_rows, spec.queue, spec.timeout_s, counting, device)
+    device = None if resources.gpus else "cpu"
+    return deployment.bind(dict(projects), listed, spec.max_rows, spec.queue, spec.timeout_s, counting, device, threads)
+
+
+def _threads(spec: ServeSpec, resources: Resources) -> int | None:
+    """Of torch in each replica: where the machine is the endpoint's alone, and nobody says, its share of all cores. While
+    rows are made for those who wait, nobody asks, and nothing else would use them."""
+    alone = placement.is_own() and resources == ONE_CPU
+    return max(1, (os.cpu_count() or 1) // spec.replicas.max) if alone else None
 
 
 def _until_ready(url: str, patience: float) -> None:

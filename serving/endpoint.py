@@ -7,6 +7,8 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
+
 from raygen.datasets.storage import Folder
 from raygen.jobs.registry import Registry
 from raygen.serving.app import app
@@ -50,6 +52,7 @@ class Endpoint:
         timeout_s: seconds without progress that one may take.
         ledger: the deployment that adds up what all replicas count; None where there is one replica.
         device: where they compute; a GPU where there is one by default.
+        threads: of torch; None for as many as Ray says, by the CPUs that are reserved.
     """
 
     def __init__(
@@ -61,8 +64,11 @@ class Endpoint:
         timeout_s: float = SECONDS,
         ledger: Any = None,
         device: str | None = None,
+        threads: int | None = None,
     ) -> None:
         _tell()
+        if threads is not None:
+            torch.set_num_threads(threads)
         sys.setswitchinterval(SWITCH)
         self.models = Models({name: Registry(Folder(uri)) for name, uri in projects.items()}, device=device)
         book = Book(None if ledger is None else Distant(ledger))

@@ -10,7 +10,8 @@ from raygen.errors import RaygenError, SpecError
 from raygen.generators.generator import Generator
 from raygen.jobs.registry import Registry
 from raygen.load import load_spec
-from raygen.spec import ServeSpec
+from raygen.machines import Resources
+from raygen.spec import ServeSpec, Spec
 
 
 @dataclass(frozen=True)
@@ -21,11 +22,13 @@ class Projects:
         uris: ``<storage>/<name>`` of each, absolute, by name.
         digests: of the current generators, by name.
         spec: how the endpoint is, which the first of them says.
+        resources: what is reserved for each replica, which that says, too.
     """
 
     uris: Mapping[str, str]
     digests: Mapping[str, str]
     spec: ServeSpec
+    resources: Resources
 
     @classmethod
     def of(cls, sources: Sequence[str], storage: str = "./store", overrides: Sequence[str] = ()) -> "Projects":
@@ -41,9 +44,9 @@ class Projects:
         """
         uris: dict[str, str] = {}
         digests: dict[str, str] = {}
-        spec = None
+        options: tuple[ServeSpec, Resources] | None = None
         for source in sources:
-            registry = _registry(source, storage, overrides if spec is None and _is_spec(source) else ())
+            registry = _registry(source, storage, overrides if options is None and _is_spec(source) else ())
             name, current = registry.folder.name, registry.current()
             if current is None:
                 raise RaygenError(
@@ -54,12 +57,12 @@ class Projects:
                 raise RaygenError(
                     f"two projects are called {name!r}: {uris[name]} and {registry.folder.uri}", "leave one out"
                 )
-            if spec is None:
-                spec = _options(source, registry, overrides)
+            if options is None:
+                options = _options(source, registry, overrides)
             uris[name], digests[name] = registry.folder.uri, current.digest
-        if spec is None:
+        if options is None:
             raise RaygenError("no project is given", "give a spec, or the name of a project")
-        return cls(uris, digests, spec)
+        return cls(uris, digests, *options)
 
     def check(self) -> None:
         """Load every generator here, before anything is started elsewhere.
@@ -80,7 +83,8 @@ class Projects:
             insecure: whether everybody may ask.
         """
         given = {"tokens": str(Path(tokens).absolute())} if tokens is not None else {"insecure": True} if insecure else {}
-        arguments = {"projects": dict(self.uris), "serve": self.spec.model_dump(mode="json"), **given}
+        endpoint = {"serve": self.spec.model_dump(mode="json"), "resources": self.resources.model_dump(mode="json")}
+        arguments = {"projects": dict(self.uris), **endpoint, **given}
         application = {
             "name": "raygen",
             "route_prefix": "/",
@@ -103,12 +107,19 @@ def _registry(source: str, storage: str, overrides: Sequence[str]) -> Registry:
     return Registry.of((Folder(storage) / source).uri)
 
 
-def _options(source: str, registry: Registry, overrides: Sequence[str]) -> ServeSpec:
-    if _is_spec(source):
-        return load_spec(source, overrides).serve
-    trained = registry.show()["lineage"].get("spec")
-    if trained is None:
+def _options(source: str, registry: Registry, overrides: Sequence[str]) -> tuple[ServeSpec, Resources]:
+    given: Any = source if _is_spec(source) else registry.show()["lineage"].get("spec")
+    if given is None:
         if overrides:
             raise RaygenError(f"{registry.folder.uri}: does not know its spec, so nothing of it can be set", "give the spec")
-        return ServeSpec()
-    return load_spec(trained, overrides).serve
+        return ServeSpec(), Resources()
+    spec: Spec = load_spec(given if given is source else _as_it_is_now(given), overrides)
+    return spec.serve, spec.resources.serve or Resources()
+
+
+def _as_it_is_now(lineage: Mapping[str, Any]) -> dict[str, Any]:
+    """The spec of a generator of before ``resources``, when ``serve.gpus`` said what a replica reserves."""
+    serve = dict(lineage.get("serve") or {})
+    if not (gpus := serve.pop("gpus", 0)):
+        return {**lineage, "serve": serve}
+    return {**lineage, "serve": serve, "resources": {**(lineage.get("resources") or {}), "serve": {"gpus": gpus}}}

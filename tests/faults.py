@@ -18,7 +18,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -27,6 +27,8 @@ import psutil
 from s3 import Server, free_ports
 
 RAYGEN = str(Path(sys.executable).with_name("raygen"))
+SUPERVISED = (sys.executable, "-m", "raygen.cluster.supervise", "1", "--")
+"""The same, and once more where it dies."""
 PATIENCE = 240.0
 """Seconds within which anything has to come to an end, on a machine that has much else to do."""
 OWN = ("ray::DashboardAgent", "ray::RuntimeEnvAgent", "ray::IDLE_SpillWorker", "ray::IDLE_RestoreWorker")
@@ -55,7 +57,7 @@ class Local:
 
     @property
     def uri(self) -> str:
-        return str(self.folder)
+        return f"file://{self.folder}"  # the nodes are of one machine, and so share it
 
     def list(self, folder: str) -> dict[str, str]:
         found = {}
@@ -124,14 +126,20 @@ class Ended(NamedTuple):
 
 
 class Command:
-    """A command of raygen in a process of its own; killed, if need be, when the block ends."""
+    """A command of raygen in a process of its own; killed, if need be, when the block ends.
 
-    def __init__(self, arguments: list[str], place: Place, environment: Mapping[str, str]) -> None:
+    Args:
+        program: what runs it.
+    """
+
+    def __init__(
+        self, arguments: list[str], place: Place, environment: Mapping[str, str], program: Sequence[str] = (RAYGEN,)
+    ) -> None:
         self.place = place
         self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115  # closed when the block ends
         settings = {"RAY_ADDRESS": "local", "RAY_AUTH_MODE": "disabled", "OMP_NUM_THREADS": "1", **environment}
         self.process = subprocess.Popen(
-            [RAYGEN, *arguments], stdout=subprocess.DEVNULL, stderr=self._log, env={**os.environ, **settings}
+            [*program, *arguments], stdout=subprocess.DEVNULL, stderr=self._log, env={**os.environ, **settings}
         )
         self._family: list[psutil.Process] = []
 
@@ -168,7 +176,7 @@ class Command:
 
     def workers(self) -> list[psutil.Process]:
         """The workers of its own Ray: tasks, actors, and those that wait for something to do."""
-        return [child for child in self._children() if _name(child).startswith("ray::") and _name(child) not in OWN]
+        return [child for child in self.family() if _name(child).startswith("ray::") and _name(child) not in OWN]
 
     def kill_worker(self, draw: random.Random) -> str:
         """SIGKILL one of the workers; returns its name, empty where there was none."""
@@ -182,9 +190,14 @@ class Command:
             return name
         return ""
 
+    def driver(self) -> psutil.Process:
+        """What a supervisor runs at this moment."""
+        (child,) = psutil.Process(self.process.pid).children()
+        return child
+
     def kill(self) -> bool:
         """SIGKILL the driver; False where it has ended before. What it has started is left to itself."""
-        self._family = [child for child in self._children() if _name(child) not in OWN]
+        self._family = [child for child in self.family() if _name(child) not in OWN]
         alive = self.running
         self.process.kill()
         return self.process.wait() < 0 and alive
@@ -195,7 +208,7 @@ class Command:
         Not counted are the agents of Ray's node, which look for its control service for another minute.
         """
         began = time.monotonic()
-        while alive := [_name(process) for process in self._family if _alive(process)]:
+        while alive := [_name(process) for process in self._family if is_alive(process)]:
             assert time.monotonic() < began + timeout, f"left behind: {alive}"
             time.sleep(0.1)
         return time.monotonic() - began
@@ -204,10 +217,13 @@ class Command:
         """Wait for the end."""
         code = self.process.wait(PATIENCE)
         self._log.seek(0)
-        said = [line.rstrip() for line in self._log if line.strip() and not line.startswith(("augment  ", "verify  "))]
+        said = [
+            line.rstrip() for line in self._log if line.strip() and not line.startswith(("train  ", "augment  ", "verify  "))
+        ]
         return Ended(code, said)
 
-    def _children(self) -> list[psutil.Process]:
+    def family(self) -> list[psutil.Process]:
+        """All that it has started, and what that has started."""
         try:
             return psutil.Process(self.process.pid).children(recursive=True)
         except psutil.NoSuchProcess:
@@ -234,9 +250,9 @@ class Scene:
     environment: dict[str, str] = field(default_factory=dict)
     before: Hashes = field(default_factory=dict)
 
-    def command(self, *options: str) -> Command:
+    def command(self, *options: str, program: Sequence[str] = (RAYGEN,)) -> Command:
         output = ["--set", f"augment.output={self.place.uri}"]
-        return Command(["augment", str(self.spec), *output, *self.options, *options], self.place, self.environment)
+        return Command(["augment", str(self.spec), *output, *self.options, *options], self.place, self.environment, program)
 
     def end(self, *options: str) -> Ended:
         with self.command(*options) as command:
@@ -304,9 +320,10 @@ class Scene:
 
 
 @contextlib.contextmanager
-def nodes(cpus: int) -> Iterator[Any]:
-    """A ``ray.cluster_utils.Cluster``. It would tell its address to every ``ray.init()`` of this machine, by a file in Ray's
-    temporary folder: so that is one of its own. Its name is short, for there are sockets in it."""
+def nodes(cpus: int, **options: Any) -> Iterator[Any]:
+    """A ``ray.cluster_utils.Cluster`` of one node, with options of it. It would tell its address to every ``ray.init()`` of
+    this machine, by a file in Ray's temporary folder: so that is one of its own. Its name is short, for there are sockets in
+    it."""
     from ray.cluster_utils import Cluster
 
     with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
@@ -314,8 +331,10 @@ def nodes(cpus: int) -> Iterator[Any]:
         os.environ["RAY_TMPDIR"] = folder
         try:
             port = free_ports()  # the usual one has to be free even where there is no dashboard
-            head = {"num_cpus": cpus, "include_dashboard": False, "dashboard_port": port}
+            ports = {"dashboard_port": port, "dashboard_agent_listen_port": port + 1}
+            head = {"num_cpus": cpus, "include_dashboard": False, **ports, **options}
             cluster = Cluster(initialize_head=True, head_node_args=head)
+            cluster.folder = folder
         finally:
             if before is None:
                 del os.environ["RAY_TMPDIR"]
@@ -327,15 +346,36 @@ def nodes(cpus: int) -> Iterator[Any]:
             cluster.shutdown()
 
 
-def second_node(cluster: Any) -> Any:
-    """Add a node of one CPU to a ``ray.cluster_utils.Cluster``."""
-    return cluster.add_node(num_cpus=1)
+def second_node(cluster: Any, **options: Any) -> Any:
+    """Add a node of one CPU to a cluster of :func:`nodes`. It has a folder of its own, as machines do: what jobs bring along
+    is put there, and one node would remove what another has."""
+    return cluster.add_node(num_cpus=1, temp_dir=f"{cluster.folder}/{len(cluster.worker_nodes) + 1}", **options)
 
 
 def kill_raylet(node: Any) -> None:
     """SIGKILL a node's raylet. Its workers notice, or go on for a while."""
     (raylet,) = node.all_processes["raylet"]
     raylet.process.kill()
+
+
+def preempt(cluster: Any, node: Any, seconds: int) -> None:
+    """Take a node away as a cloud takes a spot machine: it is told so many seconds before."""
+    from ray._raylet import GcsClient
+    from ray.core.generated import autoscaler_pb2
+
+    reason = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
+    deadline = int(1000 * (time.time() + seconds))
+    accepted, why = GcsClient(address=cluster.address).drain_node(node.node_id, reason, "a test", deadline)
+    assert accepted, why
+    time.sleep(seconds)
+    kill_raylet(node)
+
+
+def working_on(node: Any) -> int:
+    """How many actors of Ray Data work on a node."""
+    (raylet,) = node.all_processes["raylet"]
+    children = psutil.Process(raylet.process.pid).children(recursive=True)
+    return sum(_name(child).startswith("ray::MapWorker") for child in children)
 
 
 @contextlib.contextmanager
@@ -359,7 +399,7 @@ def _sha256(content: bytes | None) -> str:
     return "" if content is None else hashlib.sha256(content).hexdigest()
 
 
-def _alive(process: psutil.Process) -> bool:
+def is_alive(process: psutil.Process) -> bool:
     try:
         return process.status() != psutil.STATUS_ZOMBIE and process.is_running()  # not all containers bury the dead
     except psutil.NoSuchProcess:

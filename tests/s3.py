@@ -117,6 +117,12 @@ class Server:
         with contextlib.suppress(client.exceptions.BucketAlreadyOwnedByYou, client.exceptions.BucketAlreadyExists):
             client.create_bucket(Bucket=name)
 
+    def upload(self, folder: Path, uri: str) -> None:
+        """Put the files of a folder at a URI."""
+        bucket, _, prefix = uri.removeprefix("s3://").partition("/")
+        for file in folder.iterdir():
+            self.client().put_object(Bucket=bucket, Key=f"{prefix}/{file.name}", Body=file.read_bytes())
+
     def client(self) -> Any:
         """A botocore client that may do everything: what a test needs beside raygen to look and to prepare."""
         import botocore.config
@@ -247,6 +253,7 @@ class Proxy:
 
     async def _stop(self) -> None:
         self._server.close()
+        await asyncio.sleep(0.05)  # who has just connected gets as far as to be hung up on
         others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
         for task in others:
             task.cancel()
@@ -264,7 +271,7 @@ class Proxy:
     async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             above, upward = await asyncio.open_connection(LOOPBACK, self.target)
-        except OSError:
+        except (OSError, asyncio.CancelledError):
             _reset(writer)
             return
         exchange = _Exchange(self)

@@ -15,7 +15,7 @@ from PIL import Image
 from raygen.load import load_spec
 
 RAYGEN = Path(sys.executable).with_name("raygen")
-COMMANDS = ["init", "run", "train", "evaluate", "augment", "verify", "models"]
+COMMANDS = ["init", "run", "train", "evaluate", "augment", "verify", "models", "submit", "jobs"]
 
 
 def raygen(*arguments: str | Path, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -126,7 +126,7 @@ print("imported:", *sorted({{"torch", "ray"}} & set(sys.modules)))
 """
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["run", "nowhere.yaml"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "nowhere.yaml"], ["submit", "--help"], ["jobs", "--help"]])
 def test_what_needs_neither_torch_nor_ray_imports_neither(arguments: list[str]) -> None:
     code = HEAVY.format(arguments=arguments)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -10,6 +10,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,6 +25,7 @@ from typer.testing import CliRunner
 from raygen.cli import app
 from raygen.datasets.storage import Folder
 from raygen.jobs.registry import Registry
+from raygen.load import load_spec
 from raygen.serving import auth
 from raygen.serving.auth import Doorkeeper, Token
 
@@ -139,6 +141,20 @@ def spec(store: Path, serve: dict[str, Any]) -> Path:
     file = store / "spec.yaml"
     file.write_text(yaml.safe_dump(document))
     return file
+
+
+def test_a_generator_of_before_resources(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whose spec says by ``serve.gpus`` what a replica reserves."""
+    monkeypatch.chdir(store)
+    for gpus in (0.0, 0.5):
+        lineage = load_spec(spec(store, {})).model_dump(by_alias=True)
+        lineage["serve"]["gpus"] = gpus
+        del lineage["resources"]
+        promoted(Folder(store / f"old-{gpus}"), replace(digits(3), lineage={"spec": lineage}))
+        done = raygen("serve", f"./old-{gpus}", "--tokens", "t.yaml", "--print-config", "--set", "serve.queue=99")
+        assert done.exit_code == 0, done.output
+        arguments = yaml.safe_load(done.stdout)["applications"][0]["args"]
+        assert (arguments["serve"]["queue"], arguments["resources"]["gpus"]) == (99, gpus)
 
 
 def test_the_config_is_one_of_ray_serve(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:

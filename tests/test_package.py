@@ -1,5 +1,6 @@
 """What a user installs: the wheel that is built from the sdist, in a clean virtual environment."""
 
+import io
 import subprocess
 import sys
 import sysconfig
@@ -8,6 +9,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
+
+from raygen.cluster import wheel as to_send
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("datasets", "generators", "metrics", "jobs", "serving", "cluster")
@@ -29,13 +32,18 @@ def test_the_wheel_built_from_the_sdist_imports_everywhere(tmp_path: Path) -> No
     (wheel,) = tmp_path.glob("*.whl")
     assert len(list(tmp_path.glob("*.tar.gz"))) == 1
 
-    names = zipfile.ZipFile(wheel).namelist()
+    built = zipfile.ZipFile(wheel)
+    names = built.namelist()
     sources = {f"raygen/{f.relative_to(ROOT)}" for folder in FOLDERS for f in (ROOT / folder).glob("*.py")}
     sources |= {f"raygen/{f.name}" for f in (ROOT / "src" / "raygen").glob("*.py")}
     assert sources <= set(names)
     assert {"raygen/py.typed", *(f"raygen/jobs/report.{kind}" for kind in ("html", "css", "js"))} <= set(names)
     assert {f"raygen/serving/web/{f.name}" for f in (ROOT / "serving" / "web").iterdir()} <= set(names)
     assert not [name for name in names if name.startswith(("datasets/", "tests/"))]  # no top-level package but raygen
+
+    # What goes to clusters is the same, though nothing is built for it.
+    sent = zipfile.ZipFile(io.BytesIO(to_send.build().data))
+    assert contents(sent) == contents(built)
 
     # What raygen depends on is lent from this environment: only raygen itself is what is tested.
     home = tmp_path / "clean"
@@ -53,6 +61,10 @@ def test_the_wheel_built_from_the_sdist_imports_everywhere(tmp_path: Path) -> No
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) == len(sources)
     assert (home / "bin" / "raygen").exists()
+
+
+def contents(wheel: zipfile.ZipFile) -> dict[str, bytes]:
+    return {name: wheel.read(name) for name in wheel.namelist() if name.startswith("raygen/")}
 
 
 def _without_editable(folder: Path) -> str:

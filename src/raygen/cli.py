@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from raygen import cli_models, cli_serve
-from raygen.console import Debug, errors, figures
+from raygen import cli_cluster, cli_jobs, cli_manifest, cli_models, cli_serve
+from raygen.console import Debug, Overrides, Quiet, errors, figures
 from raygen.errors import RaygenError
 
 if TYPE_CHECKING:
@@ -23,20 +23,19 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(cli_models.app, name="models")
+app.add_typer(cli_cluster.app, name="cluster")
+cli_cluster.app.command()(cli_manifest.manifest)
+app.command()(cli_jobs.submit)
+app.add_typer(cli_jobs.app, name="jobs")
 app.command()(cli_serve.serve)
 app.command()(cli_serve.token)
 
 SpecPath = Annotated[Path, typer.Argument(metavar="SPEC", help="The spec, a YAML file (raygen init writes one).")]
-Overrides = Annotated[
-    list[str],
-    typer.Option("--set", metavar="KEY=VALUE", help="Override a value of the spec, e.g. train.epochs=3. Repeatable."),
-]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved spec and what would be done; do nothing.")]
 Verbose = Annotated[bool, typer.Option("--verbose", help="Show Ray's own messages and its workers' output.")]
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Replace another job's dataset; it stays until the new one is whole.")
 ]
-Quiet: list[str] = []
 
 
 @app.command()
@@ -206,7 +205,7 @@ def verify(
 
 @contextlib.contextmanager
 def _job(path: Path, overrides: list[str], dry_run: bool, debug: bool, overwrite: bool = False) -> Iterator["Project"]:
-    """The project of a spec; with ``--dry-run`` a description instead of the job."""
+    """The project of a spec; with ``--dry-run`` a description instead of the job. The block is one attempt of it."""
     with errors(debug):
         from raygen.load import load_spec
 
@@ -217,7 +216,11 @@ def _job(path: Path, overrides: list[str], dry_run: bool, debug: bool, overwrite
         if dry_run:
             _describe(project)
             raise typer.Exit
-        yield project
+        from raygen.cluster.stop import stoppable
+        from raygen.jobs import attempts
+
+        with stoppable() as stop, attempts.the_newest(project.folder, stop):
+            yield project
 
 
 def _describe(project: "Project") -> None:

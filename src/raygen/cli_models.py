@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from raygen.console import Debug, errors, figures
+from raygen.console import Debug, Json, Overrides, Quiet, errors, figures
 
 if TYPE_CHECKING:
     from raygen.jobs.registry import Registry
@@ -14,11 +14,6 @@ app = typer.Typer(help="The generators of a project: which there are, how good, 
 
 Project = Annotated[str, typer.Argument(metavar="PROJECT", help="A spec, or the folder or URI <storage>/<name>.")]
 Digest = Annotated[str, typer.Argument(metavar="DIGEST", help="The generator: its digest, or the first digits of it.")]
-Overrides = Annotated[
-    list[str], typer.Option("--set", metavar="KEY=VALUE", help="Override a value of the spec. Repeatable.")
-]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
-Quiet: list[str] = []
 
 
 @app.command("list")

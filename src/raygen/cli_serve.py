@@ -12,10 +12,8 @@ from typing import Annotated
 
 import typer
 
-from raygen.console import Debug, errors
+from raygen.console import Debug, Quiet, errors
 from raygen.errors import RaygenError
-
-Quiet: list[str] = []
 
 
 def serve(
@@ -63,7 +61,7 @@ def serve(
         with (
             haproxy.prepared(served.spec.timeout_s),
             connected(verbose, training=False, meanwhile="raygen.serving.endpoint"),
-            deployment.served(served.uris, served.spec, known, host, port) as url,
+            deployment.served(served.uris, served.spec, known, host, port, resources=served.resources) as url,
         ):
             stop = _on_signals()  # now: Ray has handlers of its own
             print(f"page       {url}/", flush=True)

@@ -10,6 +10,13 @@ import typer
 from raygen.errors import GateError, RaygenError
 
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+Overrides = Annotated[
+    list[str],
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a value of the spec, e.g. train.epochs=3. Repeatable."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+Quiet: list[str] = []
+"""Of an option that may be repeated, and is not given."""
 
 
 @contextlib.contextmanager
@@ -17,7 +24,7 @@ def errors(debug: bool) -> Iterator[None]:
     """One line what, one line what to do, and the exit code; a traceback only with ``--debug``."""
     try:
         yield
-    except (typer.Exit, typer.Abort):
+    except (typer.Exit, typer.Abort, BrokenPipeError):  # nobody reads on: `… | head`
         raise
     except RaygenError as error:
         if debug:

@@ -23,5 +23,12 @@ UNREADABLE = (ValueError, LookupError, AttributeError, ArithmeticError, Recursio
 """What PyYAML lets through on values that only look like a date or a number, and on documents without an end."""
 
 
+def told(error: yaml.YAMLError, where: str) -> str:
+    """What is wrong with a file, and in which line."""
+    mark = getattr(error, "problem_mark", None)
+    problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+    return f"{where}{f':{mark.line + 1}' if mark else ''}: is not YAML: {problem}"
+
+
 def dump(document: dict[str, Any]) -> str:
     return str(yaml.dump(document, Dumper=Dumper, sort_keys=False))

@@ -10,12 +10,14 @@ from typing import Annotated, Any, Union, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from raygen.dialect import UNREADABLE, Loader, dump
+from raygen.dialect import UNREADABLE, Loader, dump, told
 from raygen.errors import SpecError, did_you_mean
 from raygen.spec import Spec
 
 _BRANCHES = ("a number", "a range", "of any", "int", "constrained-int", "literal[")
 """How pydantic's locations name the branches of unions, rather than keys."""
+_MOVED = {"serve.gpus": "resources.serve.gpus"}
+"""Where keys are now that were elsewhere once."""
 
 
 def load_spec(source: str | Path | Mapping[str, Any] | Spec, overrides: Sequence[str] = ()) -> Spec:
@@ -66,10 +68,7 @@ def _parse(text: str, where: str) -> tuple[dict[tuple[Any, ...], int], dict[str,
         _number(root, (), lines, where)
         document: dict[str, Any] = yaml.load(text, Loader=Loader)  # noqa: S506 - Loader is a SafeLoader
     except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f":{mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise SpecError(f"{where}{line}: is not YAML: {problem}", "mend the syntax there") from None
+        raise SpecError(told(error, where), "mend the syntax there") from None
     except UNREADABLE as error:
         raise SpecError(f"{where}: has a value that cannot be read ({error})", "put text in quotes") from None
     return lines, document
@@ -133,7 +132,8 @@ def _explain(
     place = f"--set {key}" if overridden else f"{where}:{line}" if line else where
     if kind == "extra_forbidden":
         parent = ".".join(map(str, path[:-1])) or "a spec"
-        what = f"unknown key {key}{did_you_mean(str(path[-1]), known)}"
+        moved = f"; did you mean {_MOVED[key]!r}?" if key in _MOVED else did_you_mean(str(path[-1]), known)
+        what = f"unknown key {key}{moved}"
         hint = f"known keys of {parent}: {', '.join(known)}"
     elif kind == "missing":
         what, hint = f"{key} is missing", f"add it; see {Spec.documented}"

@@ -17,6 +17,7 @@ from raygen import gate
 from raygen.dialect import dump
 from raygen.errors import DataError, did_you_mean
 from raygen.gate import OF_USE, GateRule, MetricOfImages, MetricOfTables
+from raygen.machines import ResourcesSpec
 from raygen.options import FAMILIES, FamilySpec, GanSpec, GeneratorSpec, PositiveFloat, Strict, TransformsSpec
 
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -377,7 +378,6 @@ class ServeSpec(Strict):
         queue: requests under way at each beyond which more are refused, by 503 with Retry-After.
         timeout_s: seconds without progress after which a request is given up.
         max_rows: of one request.
-        gpus: of each replica; a share of one, such as 0.5, too.
     """
 
     replicas: ReplicasSpec = ReplicasSpec()
@@ -386,7 +386,6 @@ class ServeSpec(Strict):
     queue: PositiveInt = 256
     timeout_s: PositiveFloat = 60.0
     max_rows: PositiveInt = 1_000_000
-    gpus: NonNegativeFloat = 0.0
 
     @validator(mode="after")
     def _is_reached_before_it_is_full(self) -> "ServeSpec":
@@ -398,7 +397,7 @@ class ServeSpec(Strict):
 
 
 class Spec(Strict):
-    """A project: its data, generator, training, gate, augmentation and endpoint."""
+    """A project: its data, generator, training, gate, augmentation and endpoint, and what each asks of machines."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     storage: Annotated[str, Field(min_length=1)] = "./store"
@@ -409,6 +408,7 @@ class Spec(Strict):
     gate: list[GateRule] = Field(default_factory=list)  # of a spec that does not say: `gate.default`
     augment: AugmentSpec | None = None
     serve: ServeSpec = ServeSpec()
+    resources: ResourcesSpec = ResourcesSpec()
 
     documented: ClassVar[str] = "the README's section 'The spec'"
 

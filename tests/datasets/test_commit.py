@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from raygen.datasets import commit
 from raygen.datasets.commit import Output, Receipt, chunks, differing, intact, row_groups
 from raygen.datasets.storage import Folder
 from raygen.errors import OutputError
@@ -254,6 +255,21 @@ def test_commit(output: Output) -> None:
     assert output.folder.read("README.md") == b"# Ten rows\n"
     assert output.commit(PLAN, PARTS, COUNTS, ["# Ten rows", ""]) == manifest  # again does no harm
     output.claim(PLAN)
+
+
+def test_a_manifest_is_written_some_parts_at_a_time_and_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As JSON makes it at once: each part on a line of its own, and a digest over keys that are sorted."""
+    for at_once in (1, 2, 3, 10):
+        monkeypatch.setattr(commit, "PARTS_AT_ONCE", at_once)
+        output = written(Output(Folder(tmp_path / f"{at_once}")), {**PLAN, "name": "größer"})
+        manifest = output.commit({**PLAN, "name": "größer"}, PARTS, COUNTS, [])
+        head = json.dumps({key: value for key, value in manifest.items() if key != "parts"}, indent=1, ensure_ascii=False)
+        lines = ",\n".join(json.dumps(part) for part in manifest["parts"])
+        assert output.meta.read("manifest.json").decode() == f'{head[:-2]},\n "parts": [\n{lines}\n]\n}}'
+        unsigned = {key: value for key, value in manifest.items() if key != "digest"}
+        text = json.dumps(unsigned, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        assert manifest["digest"] == hashlib.sha256(text.encode()).hexdigest()
+        assert intact(manifest)
 
 
 EDITS: list[Any] = [

@@ -1,14 +1,18 @@
 """Folders and sources on a real S3 server: through lost connections and a restart, and what is said of what cannot be."""
 
+import hashlib
 import io
+import itertools
+import json
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import fsspec
 import numpy as np
@@ -17,6 +21,7 @@ import pyarrow.parquet as pq
 import pytest
 from s3 import Fault, Proxy, Server, clients, nobody_home
 
+from raygen.datasets import s3 as listing
 from raygen.datasets import storage, stream
 from raygen.datasets.parquet import read_fragment, read_rows
 from raygen.datasets.s3 import CONFIG
@@ -130,18 +135,104 @@ def test_checking_that_a_folder_is_writable_writes_nothing(s3: str, s3_server: S
 # Many files
 
 
-def test_listings_of_more_than_one_page(s3: str) -> None:
+def test_listings_of_more_than_one_page(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = Folder(s3)
-    names = [f"part-{number:04d}" for number in range(1005)]
+    names = sorted([*(f"part-{number:04d}" for number in range(1005)), "part-1 & <2>", "part-1+1%20", "part-2=größer"])
     with ThreadPoolExecutor(16) as threads:
         list(threads.map(lambda name: folder.write(f"data/{name}", b"12"), names))
     data = folder / "data"
     assert data.names() == names
+    files = data.files()
+    assert data.sizes() == dict.fromkeys(names, 2)
+    monkeypatch.setattr(listing, "MANY", 1000)  # after which parts of the listing are asked for at once
+    assert data.names() == names
+    assert data.files() == files
     assert data.sizes() == dict.fromkeys(names, 2)
     data.delete(*names[:1003])
     assert data.names() == names[1003:]
     folder.clear()
     assert (folder.names(), folder.exists()) == ([], False)
+
+
+class Listed:
+    """An S3 that only lists, a few names a page.
+
+    Attributes:
+        asked: requests so far.
+        longest: how many of them at most had to wait for one another.
+    """
+
+    def __init__(self, keys: Iterable[str], page: int, shuffled: bool = False) -> None:
+        self.keys, self.page, self.asked, self.longest = sorted(keys), page, 0, 0
+        if shuffled:  # and never asked for what comes after a name
+            self.keys.sort(key=lambda key: hashlib.sha256(key.encode()).digest())
+
+    def split_path(self, path: str) -> tuple[str, str, None]:
+        bucket, _, key = path.partition("/")
+        return bucket, key, None
+
+    def call_s3(self, method: str, **asked: str) -> dict[str, Any]:
+        assert (method, asked["Bucket"]) == ("list_objects_v2", "data")
+        first = bisect_right(self.keys, asked["StartAfter"]) if "StartAfter" in asked else 0
+        depth, first = json.loads(asked.get("ContinuationToken", f"[1, {first}]"))
+        prefix, delimiter = asked["Prefix"], asked.get("Delimiter", "")
+        found: dict[str, None] = {}
+        for key in self.keys[first:]:
+            if key.startswith(prefix):
+                rest, end = key.removeprefix(prefix), -1 if not delimiter else key.removeprefix(prefix).find(delimiter)
+                name = key if end < 0 else prefix + rest[: end + 1]
+                if name not in found and len(found) == self.page:
+                    break
+                found[name] = None
+            first += 1
+        self.asked, self.longest = self.asked + 1, max(self.longest, depth)
+        return {
+            "Contents": [
+                {"Key": name, "Size": len(name), "ETag": name} for name in found if not name.endswith(delimiter or "\n")
+            ],
+            "CommonPrefixes": [{"Prefix": name} for name in found if delimiter and name.endswith(delimiter)],
+            "IsTruncated": first < len(self.keys),
+            "NextContinuationToken": json.dumps([depth + 1, first]),
+        }
+
+
+@pytest.fixture
+def few_a_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listing, "MANY", 20)
+    monkeypatch.setattr(listing, "_quick", lambda fs: fs)
+
+
+@pytest.mark.usefixtures("few_a_page")
+@pytest.mark.parametrize(("delimiter", "shuffled"), [("", False), ("/", False), ("", True)])
+@pytest.mark.parametrize("folder", ["", "1/", "1/a/"])
+def test_a_listing_misses_nothing_and_tells_nothing_twice(folder: str, delimiter: str, shuffled: bool) -> None:
+    every = [folder + "".join(letters) for size in range(4) for letters in itertools.product("0129a-/", repeat=size)]
+    for seed in range(30):
+        draw = np.random.default_rng(seed)
+        keys = {every[index] for index in draw.integers(0, len(every), draw.integers(1, 250))} - {""} | {"0", "1b"}
+        below = {key.removeprefix(folder) for key in keys if key.startswith(folder)} - {""}
+        expected = {name.partition("/")[0] + "/" if delimiter and "/" in name else name for name in below}
+        bucket = Listed(keys, 5, shuffled)
+        found = list(listing.listed(bucket, f"data/{folder}".rstrip("/"), lambda info: info["size"], delimiter))
+        assert sorted(name for name, _ in found) == sorted(expected)
+        assert all(size == len(folder + name) for name, size in found if not name.endswith("/"))
+
+
+@pytest.mark.usefixtures("few_a_page")
+def test_many_folders_are_told_once_each() -> None:
+    keys = [f"{number:02d}/{name}" for number in range(60) for name in "ab"]
+    assert sorted(listing.listed(Listed(keys, 5), "data", len, "/")) == [(f"{number:02d}/", 1) for number in range(60)]
+
+
+@pytest.mark.usefixtures("few_a_page")
+@pytest.mark.parametrize("name", ["part-{:07d}-of-1000000.parquet", "{:05d}-1-abc.json", "label=4/part-{:05d}-of-3"])
+def test_a_long_listing_is_asked_for_in_parts_at_once(name: str) -> None:
+    """A million names, as it were: every hundredth, and so as many fewer a page."""
+    keys = [f"out/{name.format(number)}" for number in range(0, 1_000_000, 100)]
+    bucket = Listed(keys, 10)
+    assert {name for name, _ in listing.listed(bucket, "data/out", lambda _: None)} == {key[4:] for key in keys}
+    assert bucket.longest < 140  # of 1,000 pages; a tenth of them, and some
+    assert bucket.asked < 1100
 
 
 # What breaks on the way is done again

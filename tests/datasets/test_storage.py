@@ -1,11 +1,13 @@
 """Writes are all or nothing, creation is exclusive, and every refusal of the storage names its URI."""
 
+import contextlib
 import os
 import pickle
 import shutil
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 from uuid import uuid4
@@ -16,11 +18,13 @@ from raygen.datasets.storage import Folder
 from raygen.errors import OutputError
 
 
-@pytest.fixture(params=["local", "memory", "s3"])
+@pytest.fixture(params=["local", "file", "memory", "s3"])
 def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Folder:
-    """A folder that is not there yet: on this disk, and on storages that are elsewhere."""
+    """A folder that is not there yet: on this disk, by its path or its URI, and on storages that are elsewhere."""
     if request.param == "s3":
         return Folder(request.getfixturevalue("s3"))
+    if request.param == "file":
+        return Folder(f"file://{tmp_path}/a/b/")
     return Folder(tmp_path / "a" / "b" if request.param == "local" else f"memory://{uuid4().hex}/b")
 
 
@@ -251,6 +255,41 @@ def test_clear(folder: Folder) -> None:
     assert not folder.exists()
     assert folder.names() == []
     assert beside.read("x") == b"kept"
+
+
+def test_clear_where_others_are_busy(tmp_path: Path) -> None:
+    """One still writes for a while, and one clears, too."""
+    folder = Folder(tmp_path / "busy")
+    until = time.monotonic() + 0.5
+
+    def write() -> None:
+        while time.monotonic() < until:
+            with contextlib.suppress(OutputError):  # where it was to be is gone again
+                folder.write(f"{time.monotonic()}/x", b"1")
+
+    with ThreadPoolExecutor(3) as pool:
+        writing = pool.submit(write)
+        clearing = [pool.submit(folder.clear) for _ in range(2)]
+        while not writing.done():
+            clearing.append(pool.submit(folder.clear))
+            clearing[-1].result()
+        for done in (writing, *clearing):
+            done.result()
+    folder.clear()
+    assert not folder.exists()
+
+
+def test_what_was_left_behind_is_swept_and_what_is_written_is_not(folder: Folder) -> None:
+    folder.write("x", b"1")
+    with folder.writer("y") as file:
+        if folder.local is not None:
+            left = folder.local / ".z.0123abcd.tmp"
+            left.write_bytes(b"two hours ago")
+            os.utime(left, (time.time() - 7200, time.time() - 7200))
+        file.write(b"2")
+        folder.sweep()
+    assert folder.files().keys() == {"x", "y"}
+    (folder / "nowhere").sweep()
 
 
 def test_delete_many(folder: Folder) -> None:

@@ -13,7 +13,7 @@ import torch
 from raygen.datasets import columns, stream
 from raygen.datasets.codec import Codec
 from raygen.generators.generator import Generator, untrained
-from raygen.jobs import augment
+from raygen.jobs import augment, ready
 from raygen.jobs.project import Project, write_json
 from raygen.load import load_spec
 
@@ -63,7 +63,7 @@ def published(document: Spec, seed: int = 0) -> Project:
     return project
 
 
-def here(project: Project, planned: Any, artifact: Any, output: Any, todo: list[Any]) -> None:
+def here(project: Project, planned: Any, artifact: Any, output: Any, each: Any, todo: list[Any]) -> None:
     """What Ray's workers do, by this process."""
     maker = augment.work(project.augment, planned, artifact, output).maker("cpu")
     for shard in todo:
@@ -112,6 +112,7 @@ def write_to(base: Spec) -> Callable[..., Path]:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(augment, "_write", by)
             patch.setattr(augment, "resources", lambda: (0, 2))
+            patch.setattr(ready, "require", lambda *_: [])
             augment.augment(project)
         return output
 

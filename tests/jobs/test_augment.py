@@ -21,6 +21,7 @@ import raygen
 from raygen.cli import app
 from raygen.jobs import augment
 from raygen.jobs.project import Project
+from raygen.machines import Resources
 
 Write = Callable[..., Path]
 Trained = Callable[[dict[str, Any]], Project]
@@ -30,7 +31,7 @@ ASKED: dict[str, dict[str, Any]] = {
 }
 
 
-def here(project: Project, planned: Any, artifact: Any, output: Any, todo: list[Any]) -> None:
+def here(project: Project, planned: Any, artifact: Any, output: Any, each: Any, todo: list[Any]) -> None:
     maker = augment.work(project.augment, planned, artifact, output).maker("cpu")
     for shard in todo:
         maker.write(output, shard, maker.tables(shard))
@@ -51,10 +52,12 @@ def by_ray(base: dict[str, Any], trained: Trained, output: Path, workers: int, *
 def test_workers_write_what_one_process_would_in_any_order(
     base: dict[str, Any], trained: Trained, write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """More of them than there are CPUs, and the last shard first; and Prometheus sees what they write."""
+    """More of them than there are CPUs, shards by twos, and the last one first; and Prometheus sees what they write."""
     asked = ASKED["variants"]
     expected = parts(write("here", **asked) / "data")
     true = augment._write
+    monkeypatch.setattr(augment, "TASKS", len(expected) // 2)
+    monkeypatch.setattr(augment, "OF_A_WORKER", 1)
     monkeypatch.setattr(augment, "_write", lambda *arguments: true(*arguments[:-1], arguments[-1][::-1]))
     output = tmp_path / "out"
     assert by_ray(base, trained, output, 3, **asked) == expected
@@ -65,6 +68,24 @@ def test_workers_write_what_one_process_would_in_any_order(
         time.sleep(0.2)
         found = metrics(output, *wanted)
     assert found == wanted
+
+
+@pytest.mark.parametrize(
+    ("shards", "workers", "each"),
+    [
+        (0, 1, 0),
+        (1, 4, 1),
+        (2000, 2, 1),
+        (3999, 2, 1),
+        (20_000, 2, 10),  # which would keep the driver busy for longer than the workers
+        (20_000, 1000, 1),  # so that they end together
+        (1_000_000, 1000, 50),
+        (1_000_000, 2, 50),  # and not 500: nothing is told before a task ends, and all of it done again if it is lost
+        (10_000_000, 100_000, 5),
+    ],
+)
+def test_how_many_shards_are_a_task(shards: int, workers: int, each: int) -> None:
+    assert augment.tasks(shards, workers) == (max(1, -(-shards // each)) if each else 1)
 
 
 def metrics(output: Path, *names: str) -> dict[str, float]:
@@ -85,8 +106,8 @@ def test_the_stages_for_gpus_write_the_same(
 ) -> None:
     expected = parts(write("here", **ASKED["variants"]) / "data")
 
-    def streamed(items: Any, work: augment.Work, workers: int, cpu: float) -> Any:
-        return augment._streamed(items, work, workers, 0)
+    def streamed(items: Any, work: augment.Work, workers: int, each: Resources) -> Any:
+        return augment._streamed(items, work, workers, each)
 
     monkeypatch.setattr(augment, "_fused", streamed)
     assert by_ray(base, trained, tmp_path / "out", 2, **ASKED["variants"]) == expected
@@ -97,7 +118,7 @@ def test_the_stages_for_gpus_one_by_one(write: Write, asked: dict[str, Any]) -> 
     """The same for new rows, without Ray; what the stages hand on is pickled."""
     expected = parts(write("here", **asked) / "data")
 
-    def stages(project: Project, planned: Any, artifact: Any, output: Any, todo: list[Any]) -> None:
+    def stages(project: Project, planned: Any, artifact: Any, output: Any, each: Any, todo: list[Any]) -> None:
         work = augment.work(project.augment, planned, artifact, output)
         work = pickle.loads(pickle.dumps(work))
         for shard in todo:
@@ -106,6 +127,7 @@ def test_the_stages_for_gpus_one_by_one(write: Write, asked: dict[str, Any]) -> 
             assert augment._write_made(pickle.loads(pickle.dumps(made)), work) == {
                 "rows": [planned.size(shard)],
                 "retried": [0],
+                "worker": [augment._worker()],
             }
 
     assert parts(write("out", by=stages, **asked) / "data") == expected
@@ -165,6 +187,23 @@ def test_a_driver_that_comes_with_other_means_while_one_is_at_work(write: Write,
 
     plan = document(write(rows=120, by=another), "plan")
     assert plan["made_by"]["torch"] == real()["torch"]
+
+
+@pytest.mark.parametrize("moment", ["before its first shard", "between two shards", "before it commits"])
+def test_another_attempt_replaces_a_dataset_while_this_one_is_at_it(moment: str, write: Write, tmp_path: Path) -> None:
+    """Both have written the same beside the old one; whoever is first puts it in place, which is fine by the other."""
+    expected = parts(write("alone", rows=230, seed=8) / "data")
+    out = write(rows=230, seed=7)
+
+    def overtaken(project: Project, planned: Any, artifact: Any, output: Any, each: Any, todo: list[Any]) -> None:
+        first = {"before its first shard": 0, "between two shards": 2, "before it commits": len(todo)}[moment]
+        here(project, planned, artifact, output, each, todo[:first])
+        write(rows=230, seed=8, overwrite=True)
+        here(project, planned, artifact, output, each, todo[first:])
+
+    write(rows=230, seed=8, overwrite=True, by=overtaken)
+    assert parts(out / "data") == expected
+    assert not [file.name for file in (out / "_raygen").iterdir() if file.name.startswith(("next-", "moving"))]
 
 
 def test_a_gate_that_was_raised_is_asked_before_a_dataset_is_called_up_to_date(

@@ -34,7 +34,11 @@ def cluster(home: Path) -> Iterator[Any]:
 def spec(
     base: dict[str, Any], trained: Callable[[dict[str, Any]], Project], tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    document = {**base, "augment": {"rows": SHARDS * 500, "shard_rows": 500, "seed": 7, "workers": 2}}
+    shared = {
+        "storage": f"file://{base['storage']}",
+        "dataset": {**base["dataset"], "path": f"file://{base['dataset']['path']}"},
+    }
+    document = {**base, **shared, "augment": {"rows": SHARDS * 500, "shard_rows": 500, "seed": 7, "workers": 2}}
     trained(document)
     path = tmp_path_factory.mktemp("spec") / "spec.yaml"
     path.write_text(yaml.safe_dump(document))
@@ -104,12 +108,14 @@ def test_a_killed_driver_whose_workers_are_still_about(scene: Build) -> None:
         job.recover()
 
 
-def test_a_lost_node(scene: Build, cluster: Any) -> None:
-    job = scene()
-    job.options = ["--set", "augment.workers=3"]
-    node = faults.second_node(cluster)
+def test_a_node_that_comes_and_goes(scene: Build, undisturbed: Callable[..., faults.Hashes], cluster: Any) -> None:
+    """It is used when it has come, and not missed when it is lost."""
+    job, more = scene(), ["--set", f"augment.rows={4 * SHARDS * 500}"]  # there is still enough to do when it is up
+    job.options, job.reference = [*more, "--set", "augment.workers=auto"], undisturbed(*more)
     with job.watched(), job.command() as command:
-        assert command.reach(5)
+        assert command.reach(3)
+        node = faults.second_node(cluster)
+        assert command.wait_for(lambda: faults.working_on(node) > 0)
         faults.kill_raylet(node)
         ended = command.end()
     assert ended.code == 0, ended

@@ -2,9 +2,12 @@
 
 import json
 import math
+import os
 import subprocess
 import sys
+import time
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +20,7 @@ from torch import Tensor
 from raygen.datasets.codec import CELLS, Batch, Codec
 from raygen.datasets.columns import Category
 from raygen.datasets.storage import Folder
-from raygen.errors import OutputError
+from raygen.errors import OutputError, ResourceError
 from raygen.generators.base import Family, Sampler
 from raygen.generators.families import family
 from raygen.jobs import loop as module
@@ -342,7 +345,9 @@ def test_flipped_bits_are_noticed_and_the_checkpoint_before_is_gone_back_to(
     content = bytearray(kept[2].read_bytes())
     content[len(content) // 2] ^= 4
     kept[2].write_bytes(content)
-    (kept[0].parent / ".step-000000021.pt.0123.tmp").write_bytes(b"what was killed while it wrote")
+    left = kept[0].parent / ".step-000000021.pt.0123.tmp"
+    left.write_bytes(b"what was killed while it wrote, two hours ago")
+    os.utime(left, (time.time() - 7200, time.time() - 7200))
     again = loop(tmp_path, learner(), keep_checkpoints=3)
     assert again.done == 19
     assert "step-000000020.pt: is not what was written, going back to the one before" in capfd.readouterr().err
@@ -352,6 +357,74 @@ def test_flipped_bits_are_noticed_and_the_checkpoint_before_is_gone_back_to(
         file.write_bytes(b"")
     assert loop(tmp_path, learner()).done == 0
     assert "step-000000018.pt: is not what was written, beginning anew" in capfd.readouterr().err
+
+
+# Two at once: a driver that was taken for dead, and the next one.
+
+
+def test_who_saves_leaves_what_another_is_writing_alone(tmp_path: Path) -> None:
+    run = loop(tmp_path, learner())
+    with run.checkpoints.folder.writer("step-000000005.pt") as file:
+        file.write(b"slowly")
+        run.train(nobody)
+    assert (tmp_path / "checkpoints" / "step-000000005.pt").read_bytes() == b"slowly"
+
+
+def test_checkpoints_that_another_replaces_by_newer_ones_are_looked_for_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beginning anew would be the end of all that was done."""
+    ahead = loop(tmp_path, learner())
+    read = Folder.read
+
+    def late(folder: Folder, name: str) -> bytes:
+        if name == "step-000000010.pt" and not ahead.done > 10:
+            ahead.train(nobody)
+        return read(folder, name)
+
+    def halfway(rows: int, note: str) -> None:
+        if rows > 10 * 20:
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        loop(tmp_path, learner()).train(halfway)
+    ahead = loop(tmp_path, learner())
+    monkeypatch.setattr(Folder, "read", late)
+    assert loop(tmp_path, learner()).done == 20
+
+
+def test_who_is_behind_takes_nothing_from_what_was_told(tmp_path: Path) -> None:
+    behind, ahead = loop(tmp_path, learner()), loop(tmp_path, learner())
+    ahead.train(nobody)
+    whole = (tmp_path / "metrics.jsonl").read_text()
+    kept = {file.name: file.read_bytes() for file in (tmp_path / "checkpoints").iterdir()}
+
+    def look(rows: int, note: str) -> None:
+        assert (tmp_path / "metrics.jsonl").read_text() == whole
+
+    behind.train(look)
+    told = [[json.loads(line) for line in text.splitlines()] for text in (whole, (tmp_path / "metrics.jsonl").read_text())]
+    assert len(told[0]) == len(told[1]) == 4
+    assert kept.keys() == {file.name for file in (tmp_path / "checkpoints").iterdir()}
+    assert all(map(torch.equal, weights(behind.family), weights(ahead.family)))
+
+
+@pytest.mark.parametrize(("named", "done"), [([18], 18), ([17, 19], 19), ([0], 0), ([17] * 9, None)])
+def test_workers_begin_with_the_checkpoint_that_the_first_one_names(
+    named: list[int], done: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether or not it is the newest by now; where it is gone before all have read it, the first one names another."""
+    loop(tmp_path, learner(), keep_checkpoints=3).train(nobody)
+    first = iter(named)
+    monkeypatch.setattr(module, "of_first", lambda number, device: next(first))
+    share = Share(1, 2)
+    spec = TrainSpec(epochs=4, batch_size=20, precision="fp32")
+    begin = partial(Loop, spec, learner(), InMemory(DATA, 20, 0, share), share, Folder(tmp_path), tensors, None)
+    if done is None:
+        with pytest.raises(ResourceError, match="the workers see different checkpoints"):
+            begin()
+    else:
+        assert begin().done == done
 
 
 def test_a_checkpoint_of_another_architecture_says_which_key_and_is_not_loaded(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import itertools
 import time
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -297,6 +298,35 @@ def test_new_rows_come_first_and_real_ones_behind() -> None:
     assert (plan.shards, plan.rows, [plan.size(shard) for shard in plan]) == (2, 40, [20, 20])
     plan = Plan(None, Variants(of, 3, False))
     assert (plan.rows, [plan.size(shard) for shard in plan]) == (30, [15, 15])
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [
+        Plan(NewRows(10, 7, 3, (4, 0, 6), 5), None),
+        Plan(NewRows(10, 7, 3, (4, 0, 6), 5, ("a", "b", "c")), None),
+        Plan(NewRows(7, 0, 4, None), Variants(tuple(splits(fragments([[5, 5]]), 5)), 0, True)),
+    ],
+)
+def test_what_is_left_of_a_plan(plan: Plan) -> None:
+    every = list(plan)
+    assert list(plan.without(())) == [plan.shard(number) for number in range(plan.shards)] == every
+    left = plan.without({1, 3, 17})
+    assert (len(left), list(left)) == (len(every) - 2, [every[0], every[2], *every[4:]])
+    assert list(left[::-1]) == [*reversed(left)] == [*every[:3:-1], every[2], every[0]]
+    assert left[1:][0] == every[2]
+    assert list(plan.without(range(4))) == every[4:]
+
+
+def test_what_is_left_of_a_million_shards_takes_no_room() -> None:
+    plan = Plan(NewRows(10**10, 7, 10_000, None), None)
+    tracemalloc.start()
+    left = plan.without(range(3))
+    largest = max(len(shard.file) for shard in left[::1000])
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (len(left), largest) == (999_997, len("part-0000003-of-1000000.parquet"))
+    assert peak < 30e6  # each number takes 8 bytes; each shard, 300
 
 
 @pytest.mark.parametrize("split", [None, Split("a.parquet", 1, 3, 0, 20)])

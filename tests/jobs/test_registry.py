@@ -245,6 +245,36 @@ def test_two_who_do_the_same_at_once_do_it_once(folder: Folder, meanwhile: Calla
     assert [promotion.digest for promotion in registry.promotions()] == [*digests, digests[1]]
 
 
+def test_the_first_promotion_of_a_generator_is_its_first(anywhere: Folder) -> None:
+    """A job promotes what it has made once only, so that it undoes no rollback: nor one that comes at the same moment."""
+    one, two = add(anywhere, 1), add(anywhere, 2)
+    registry = Registry(anywhere)
+    assert registry.promote(one, first=True).number == 1
+    assert registry.promote(two, first=True).number == 2
+    registry.rollback()
+    assert registry.promote(two, first=True).number == 2
+    assert [promotion.digest for promotion in registry.promotions()] == [one, two, one]
+
+
+def test_an_attempt_that_was_away_undoes_no_rollback(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has found that nothing was promoted, and goes on an hour later."""
+    one, two = add(folder, 1), add(folder, 2)
+    registry, promoted = Registry(folder), Registry.promoted
+    registry.promote(one)
+
+    def away(registry: Registry, digest: str) -> Any:
+        found = promoted(registry, digest)
+        monkeypatch.setattr(Registry, "promoted", promoted)
+        registry.promote(two)
+        registry.rollback()
+        return found
+
+    monkeypatch.setattr(Registry, "promoted", away)
+    with pytest.raises(OutputError, match="somebody else was first"):
+        registry.promote(two, first=True)
+    assert [promotion.digest for promotion in registry.promotions()] == [one, two, one]
+
+
 def test_a_promoter_whose_answer_was_lost_has_won(s3: str, s3_proxy: Proxy) -> None:
     folder = Folder(s3)
     digest = add(folder, 1)

@@ -26,7 +26,8 @@ from raygen.generators.generator import Generator, untrained
 from raygen.jobs import evaluate, evaluate_images
 from raygen.jobs.project import Project
 from raygen.jobs.report import write
-from raygen.jobs.train import placement, train
+from raygen.jobs.train import train
+from raygen.jobs.workers import shared_out
 from raygen.load import load_spec
 from raygen.options import TransformsSpec
 from raygen.spec import CategoryField, ElasticSpec, ImageField
@@ -77,7 +78,7 @@ def run_folder(spec: dict[str, Any]) -> Path:
 def test_placement_never_asks_for_what_is_not_there(
     asked: Any, cluster: dict[str, float], gpu_here: bool, expected: tuple[int, float, float]
 ) -> None:
-    assert placement(asked, 64, cluster, gpu_here) == expected
+    assert shared_out(asked, 64, cluster, gpu_here) == expected
 
 
 def test_a_batch_larger_than_the_data_is_refused(ray: None, small: dict[str, Any]) -> None:
@@ -157,9 +158,7 @@ def test_workers_that_find_no_room_are_waited_for_only_so_long(ray: None, small:
         small["train"]["workers"] = 2
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "5")
-            with pytest.raises(
-                raygen.ResourceError, match=r"2 training workers with 1 CPUs and 0 GPUs each did not start: .*free"
-            ):
+            with pytest.raises(raygen.ResourceError, match=r"2 training workers with 1 CPU each did not start: .*free"):
                 raygen.train(small)
     finally:
         cluster.cancel(held, force=True)

@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -186,6 +187,26 @@ def test_all_parts_are_gone(out: Path, ray: None, rows: int | None) -> None:
     found = raygen.verify(out, rows)
     assert [line.rpartition(": ")[2] for line in found.problems] == ["is missing"] * 4
     assert (found.rows, found.bytes, found.made_again) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 3])
+def test_files_are_read_some_at_a_time(out: Path, monkeypatch: pytest.MonkeyPatch, at_once: int) -> None:
+    """What waits for its turn takes room, and there can be a million files."""
+    (out / "data" / "part-00000-of-00004.parquet").unlink()
+    (out / "data" / PART).write_bytes(b"short")
+    expected = job.verify(Folder(out), 0)
+    groups: list[int] = []
+
+    class Threads(ThreadPoolExecutor):
+        def map(self, do: Any, files: Any, **_: Any) -> Any:  # type: ignore[override]
+            groups.append(len(files))
+            return super().map(do, files)
+
+    monkeypatch.setattr(job, "FILES_AT_ONCE", at_once)
+    monkeypatch.setattr(job, "ThreadPoolExecutor", Threads)
+    assert job.verify(Folder(out), 0) == expected
+    assert [line.rpartition("/")[2] for line in expected.problems][:1] == ["part-00000-of-00004.parquet: is missing"]
+    assert groups == [min(at_once, 4 - start) for start in range(0, 4, at_once)]
 
 
 def test_a_file_too_many(out: Path) -> None:

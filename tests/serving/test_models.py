@@ -218,13 +218,14 @@ def test_a_digest_of_nobody(models: Models) -> None:
 
 def test_replicas_without_a_gpu_of_their_own_compute_on_cpus(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
     from raygen.generators import generator
+    from raygen.machines import Resources
     from raygen.serving.deployment import application
     from raygen.spec import ServeSpec
 
     monkeypatch.setattr(generator, "default_device", lambda: torch.device("meta"))  # as on a machine with one
     for gpus, device in ((0.0, "cpu"), (0.5, None)):
-        built = application({"digits": folder.uri}, ServeSpec(gpus=gpus), None)
-        assert built._bound_deployment.init_args[-1] == device
+        built = application({"digits": folder.uri}, ServeSpec(), None, Resources(gpus=gpus), threads=3)
+        assert built._bound_deployment.init_args[-2:] == (device, 3)
     models = Models({"digits": Registry(folder)}, device="cpu")
     promoted(folder, digits(1))
     assert models.refresh() == ["digits"]
