@@ -48,6 +48,8 @@ class Ground:
         document = tiny(folder)
         document["augment"] |= {"rows": SHARDS * SHARD_ROWS, "shard_rows": SHARD_ROWS}
         raygen.train(document)
+        document["storage"] = f"file://{document['storage']}"  # nodes are of one machine, and so share it
+        document["dataset"]["path"] = f"file://{document['dataset']['path']}"
         self.spec = folder / "tiny.yaml"
         self.spec.write_text(yaml.safe_dump(document))
         self.undisturbed = self._undisturbed("seed-7", [])
