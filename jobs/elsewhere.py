@@ -38,7 +38,11 @@ def run(demand: Demand, function: Callable[..., Any], *arguments: Any) -> Any:
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     told: Any = ray.remote(_Told).options(num_cpus=0, scheduling_strategy=here).remote()
     task = ray.remote(max_retries=0, runtime_env=placement.without_gpus(each), **placement.options(each))(_there)
-    gone = (ray.exceptions.WorkerCrashedError, ray.exceptions.NodeDiedError, ray.exceptions.OutOfMemoryError)
+    errors = ray.exceptions
+    gone = (
+        errors.WorkerCrashedError, errors.NodeDiedError, errors.LocalRayletDiedError, errors.OutOfMemoryError,
+        errors.ObjectLostError,
+    )  # fmt: skip
 
     def waits() -> bool:
         return time.monotonic() - shown.heard > QUIET and placement.pending(each).waits

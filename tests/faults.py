@@ -352,10 +352,24 @@ def second_node(cluster: Any, **options: Any) -> Any:
     return cluster.add_node(num_cpus=1, temp_dir=f"{cluster.folder}/{len(cluster.worker_nodes) + 1}", **options)
 
 
+def raylet(node: Any) -> psutil.Process:
+    """The process of a node that all its workers are children of."""
+    (found,) = node.all_processes["raylet"]
+    return psutil.Process(found.process.pid)
+
+
 def kill_raylet(node: Any) -> None:
     """SIGKILL a node's raylet. Its workers notice, or go on for a while."""
-    (raylet,) = node.all_processes["raylet"]
-    raylet.process.kill()
+    raylet(node).kill()
+
+
+def lose(node: Any) -> None:
+    """SIGKILL a node's raylet and all its workers at once, as a machine goes that is switched off."""
+    family = raylet(node).children(recursive=True)
+    kill_raylet(node)
+    for process in family:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
 def preempt(cluster: Any, node: Any, seconds: int) -> None:
@@ -373,9 +387,7 @@ def preempt(cluster: Any, node: Any, seconds: int) -> None:
 
 def working_on(node: Any) -> int:
     """How many actors of Ray Data work on a node."""
-    (raylet,) = node.all_processes["raylet"]
-    children = psutil.Process(raylet.process.pid).children(recursive=True)
-    return sum(_name(child).startswith("ray::MapWorker") for child in children)
+    return sum(_name(child).startswith("ray::MapWorker") for child in raylet(node).children(recursive=True))
 
 
 @contextlib.contextmanager

@@ -69,8 +69,7 @@ class Sent:
 def busy(nodes: list[Any], worker: str) -> Any:
     """One of the nodes on which there is such a worker; None where there is none."""
     for node in nodes:
-        (raylet,) = node.all_processes["raylet"]
-        for process in psutil.Process(raylet.process.pid).children(recursive=True):
+        for process in faults.raylet(node).children(recursive=True):
             if re.search(worker, " ".join(process.cmdline() or [""])):
                 return node
     return None
@@ -81,12 +80,7 @@ def lose(cluster: Any, worker: str) -> None:
     node = busy(cluster.workers, worker)
     assert node is not None
     cluster.workers.remove(node)
-    (raylet,) = node.all_processes["raylet"]
-    family = psutil.Process(raylet.process.pid).children(recursive=True)
-    faults.kill_raylet(node)
-    for process in family:
-        if process.is_running():
-            process.kill()
+    faults.lose(node)
 
 
 def test_nodes_and_drivers_are_lost(

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import faults
+import psutil
 import pyarrow.parquet as pq
 import pytest
 import yaml
@@ -195,6 +197,55 @@ def test_what_is_done_elsewhere_is_as_if_it_were_done_here(
     assert re.search(r"count .*/9 numbers .*counting", said)
     with pytest.raises(raygen.DataError, match="10 is too much"):
         elsewhere.run(ONE, counted, str(tmp_path), 10)
+
+
+LOST = """
+import sys, time
+from pathlib import Path
+from raygen.cluster.connect import connected
+from raygen.jobs import elsewhere
+from raygen.machines import Resources
+from raygen.resources import Demand
+
+def work(begun):
+    import os
+    with begun.open("a") as file:
+        file.write(f"{os.getpid()}\\n")
+    while len(begun.read_text().splitlines()) < 2:
+        time.sleep(0.1)
+    return "done"
+
+with connected():
+    print(elsewhere.run(Demand("evaluate", 1, 1, Resources()), work, Path(sys.argv[1])))
+"""
+
+
+@pytest.mark.faults
+def test_what_is_done_elsewhere_begins_again_where_its_node_is_lost(home: Path, tmp_path: Path) -> None:
+    (begun := tmp_path / "begun").touch()
+    (tmp_path / "lost.py").write_text(LOST)
+    with faults.nodes(cpus=0) as cluster:
+        nodes = [faults.second_node(cluster) for _ in range(2)]
+        words = [sys.executable, str(tmp_path / "lost.py"), str(begun)]
+        process = subprocess.Popen(
+            words,
+            env={**os.environ, "RAY_ADDRESS": cluster.address},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        with process:
+            deadline = time.monotonic() + faults.PATIENCE
+            while not begun.read_text().endswith("\n"):
+                assert process.poll() is None, process.communicate()
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            worker = psutil.Process(int(begun.read_text()))
+            (node,) = [node for node in nodes if faults.raylet(node) in worker.parents()]
+            faults.lose(node)
+            out, err = process.communicate(timeout=faults.PATIENCE)
+    assert (process.returncode, out) == (0, "done\n"), err
+    assert "evaluate: its worker was lost, and it begins again" in err
 
 
 def test_too_little_is_refused_before_anything_is_computed(ray: None, small: dict[str, Any]) -> None:
