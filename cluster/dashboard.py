@@ -151,7 +151,8 @@ class Dashboard:
                         if fresh:
                             put(fresh)
             except requests.RequestException as error:
-                quiet *= 1 + ("timed out" in str(error))
+                if "timed out" in str(error):
+                    quiet *= 2
             over.wait(1)
 
     def _json(self, method: str, path: str, **options: Any) -> Any:

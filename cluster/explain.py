@@ -9,11 +9,11 @@ from typing import NamedTuple
 from raygen.cluster import mistakes, schema, software
 from raygen.cluster.config import ClusterConfig, NodeType
 from raygen.errors import RaygenError
-from raygen.machines import ACCELERATOR_TYPE, told_size
+from raygen.machines import ACCELERATOR_TYPE, ResourcesSpec, told_size
 from raygen.resources import Demand, Node, Resources, demands, local_paths, refusal, room, storage_refusal
 from raygen.spec import Spec
 
-JOBS = ("train", "evaluate", "augment", "serve")
+JOBS = tuple(ResourcesSpec.model_fields)
 
 
 class Use(NamedTuple):

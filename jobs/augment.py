@@ -57,8 +57,7 @@ class Work(NamedTuple):
         Raises:
             OutputError: it does.
         """
-        output = Output(Folder(self.output))
-        shared.require(output.meta, PLAN)
+        shared.require(Output(Folder(self.output)).meta, PLAN)
 
     def maker(self, device: str | None = None) -> Maker:
         generator = Generator.load(self.artifact, device)
@@ -200,10 +199,8 @@ def _other_means(found: dict[str, Any], job: dict[str, Any]) -> list[str]:
 
 def resources() -> tuple[int, int]:
     """GPUs and CPUs of the cluster."""
-    import ray
-
-    resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    return int(resources.get("GPU", 0)), max(1, int(resources.get("CPU", 1)))
+    totals = placement.totals()
+    return int(totals["GPU"]), max(1, int(totals["CPU"]))
 
 
 def written(project: Project) -> dict[str, Any] | None:

@@ -169,15 +169,13 @@ def _fit(project: Project, reader: stream.Reader, count: int, nodes: Sequence[No
 
 def _placed(spec: Spec, nodes: Sequence[Node]) -> tuple[int | tuple[int, int], Resources]:
     """How many Ray Train workers (0: its local mode, in this process), and what is reserved for each."""
-    import ray
 
     options = spec.train
     at_once = options.batch_size // options.accumulate
     if (each := spec.resources.train) is not None:
         rooms = placement.free(each) or room(each, nodes, now=True)
         return workers.placed(options.workers, at_once, rooms), each
-    cluster = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    count, gpu, cpu = workers.shared_out(options.workers, at_once, cluster, torch.cuda.is_available())
+    count, gpu, cpu = workers.shared_out(options.workers, at_once, placement.totals(), torch.cuda.is_available())
     return count, Resources(cpus=cpu, gpus=gpu) if count else Resources()
 
 
@@ -257,11 +255,9 @@ def _learn(config: dict[str, Any]) -> None:
 
 def _reads(each: Resources | None, taken: float) -> int:
     """How many tasks that reserve nothing read for a worker; 0 where they find CPUs that the workers have not taken."""
-    import ray
-
     if each is not None:
         return max(2, int(each.cpus))
-    return 2 if taken > ray.cluster_resources().get("CPU", 1) - 1 else 0  # type: ignore[no-untyped-call]
+    return 2 if taken > placement.totals()["CPU"] - 1 else 0
 
 
 def _learn_on(config: dict[str, Any], spec: Spec, codec: Codec, share: Share) -> None:
