@@ -89,7 +89,12 @@ def verify(folder: Folder, rows: int | None = 1000, generator: Folder | None = N
         return result
     with tempfile.TemporaryDirectory() as elsewhere:  # where a sample dataset is written, if that is what was varied
         work, shards, made_by, counts = _work(output, manifest, generator, Folder(elsewhere))
-        result.exact = manifest["plan"].get("made_by") == made_by or work.maker("cpu").is_table
+        made_there = manifest["plan"].get("made_by") or {}
+        gpus = 0
+        if rows is None:  # by the workers of a cluster, on the kind of device that the rows were made by, where there is one
+            gpus = augment.resources()[0] if made_there.get("device") == "cuda" else 0
+            made_by["device"] = "cuda" if gpus else "cpu"
+        result.exact = made_there == made_by or work.maker("cpu").is_table
         result.problems += _of_plan(work.plan, shards, counts, manifest)
         listed = {part["file"] for part in manifest["parts"]}
         whole = [shard for shard in shards if shard.file in listed and shard.file not in broken]
@@ -98,7 +103,7 @@ def verify(folder: Folder, rows: int | None = 1000, generator: Folder | None = N
         total = sum(work.plan.size(check.shard) for check in checks)
         with progress.bar("verify", total, "rows") as shown:
             for made, problems in (
-                _spread(checks, work, result.exact, manifest) if rows is None else _one_by_one(checks, work, result.exact)
+                _spread(checks, work, result.exact, gpus) if rows is None else _one_by_one(checks, work, result.exact)
             ):
                 result.made_again += made
                 result.problems += problems
@@ -279,17 +284,12 @@ def _one_by_one(checks: list[Check], work: augment.Work, exact: bool) -> Iterato
     return (checker.check(check) for check in checks)
 
 
-def _spread(
-    checks: list[Check], work: augment.Work, exact: bool, manifest: dict[str, Any]
-) -> Iterator[tuple[int, list[str]]]:
-    """The same by all CPUs of the cluster, or all GPUs, where rows were made by such."""
+def _spread(checks: list[Check], work: augment.Work, exact: bool, gpus: int) -> Iterator[tuple[int, list[str]]]:
+    """The same by so many GPUs of the cluster, or by all of its CPUs."""
     import ray.data
 
     ready.require_paths({"OUT": work.output, "generator": work.artifact})
-    by_gpus = (manifest["plan"].get("made_by") or {}).get("device") == "cuda"
-    gpus, cpus = augment.resources()
-    gpus *= by_gpus
-    exact = work.maker("cpu").is_table or (exact and bool(gpus) == by_gpus)
+    _, cpus = augment.resources()
     waiting.for_room(Demand("verify", 1, 1, Resources(cpus=0 if gpus else 1, gpus=1 if gpus else 0), given=False))
     workers = max(1, min(len(checks), gpus or cpus))
     items = [{"shard": check.shard.to_json(), "at": check.at} for check in checks]
