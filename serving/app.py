@@ -173,7 +173,7 @@ def app(
         data = [Image(b64_json=base64.b64encode(file).decode(), revised_prompt=told) for file in files]
         return GeneratedImages(created=int(time.time()), data=data)
 
-    return Guard(Room(Direct({ROWS: generated}, api), queue, timeout_s, waits), counts, api.routes, loopback)
+    return Guard(Room(Direct(api, {ROWS: generated}), queue, timeout_s, waits), counts, api.routes, loopback)
 
 
 class Streamed(StreamingResponse):

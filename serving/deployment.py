@@ -16,7 +16,7 @@ from raygen.errors import ResourceError
 from raygen.jobs import placement, ready, waiting
 from raygen.machines import Resources
 from raygen.resources import Demand
-from raygen.serving import auth
+from raygen.serving import auth, direct
 from raygen.serving.auth import Token
 from raygen.serving.client import Client
 from raygen.serving.haproxy import DRAIN
@@ -183,7 +183,7 @@ def application(
         health_check_timeout_s=30.0,
         max_constructor_retry_count=3,
         autoscaling_config=scaling,
-        ray_actor_options=placement.options(resources),
+        ray_actor_options=placement.options(resources) | {"runtime_env": {"env_vars": direct.environment()}},
         logging_config={"log_level": "WARNING"},  # of each request raygen's own log tells more
     )(serve.ingress()(Endpoint))
     # It computes next to nothing, and must not wait for a CPU that replicas have.

@@ -11,7 +11,8 @@ import torch
 
 from raygen.datasets.storage import Folder
 from raygen.jobs.registry import Registry
-from raygen.serving.app import app
+from raygen.serving import direct
+from raygen.serving.app import ROWS, app
 from raygen.serving.auth import Doorkeeper, Token
 from raygen.serving.book import Book
 from raygen.serving.ledger import Counts, Heard
@@ -81,15 +82,17 @@ class Endpoint:
         self.models.follow(LOOK, lambda name: log.info("%s: swapped", name), self.stop)
 
     def __serve_build_asgi_app__(self) -> Any:
-        return app(
+        answers = app(
             self.models, self.doorkeeper, self.most_rows,
             queue=self.queue, timeout_s=self.timeout_s, waits=self.waits,
             metrics=self.metrics, loopback=self.insecure,
         )  # fmt: skip
+        direct.ahead[ROWS] = answers
+        return answers
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
         """What ``Scaling`` looks at. A coroutine, so that it is in the thread of the requests."""
-        return {"latency_s": self.waits.late()}
+        return {"latency_s": self.waits.late(), "requests": self.metrics.in_flight}
 
     async def check_health(self) -> None:
         """Ray Serve replaces a replica that cannot do this: make a row of everything it serves."""

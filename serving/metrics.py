@@ -60,6 +60,7 @@ LEVELS = {
     "raygen_model_info": Metric("1 for each generator that answers.", ("model", "digest", "verdict", "percent")),
 }
 _INFO = "raygen_model_info"
+_IN_FLIGHT: Key = ("raygen_in_flight",)
 _BY_TOKEN = {name for name, metric in (TOTALS | LEVELS).items() if metric.labels[-1:] == ("token",)}
 
 
@@ -77,14 +78,19 @@ class Metrics:
         self._keys: dict[tuple[str, str], list[Key]] = {}
         book.before = self._look
 
+    @property
+    def in_flight(self) -> float:
+        """Requests that have come and are not over."""
+        return self._book.levels.get(_IN_FLIGHT, 0)
+
     def begin(self) -> None:
         """A request has come."""
-        self._book.shift(("raygen_in_flight",), 1)
+        self._book.shift(_IN_FLIGHT, 1)
 
     def end(self, record: Record, route: str, status: int, seconds: float) -> None:
         """It is over, with this status, 0 where it was broken off before there was one."""
         book = self._book
-        book.shift(("raygen_in_flight",), -1)
+        book.shift(_IN_FLIGHT, -1)
         book.count(("raygen_requests", record.model, route, str(status)))
         if status >= 400:
             book.count(("raygen_refused", record.limit or REASONS.get(status, str(status))))

@@ -18,8 +18,11 @@ class Scaling:
         there = context.current_num_replicas
         if not there:
             return context.target_num_replicas, {}
-        by_queue = context.total_num_requests / context.config.get_target_ongoing_requests()
-        latencies = (context.aggregated_metrics or {}).get("latency_s", {}).values()
+        told = context.aggregated_metrics or {}
+        # Ray Serve does not see all that replicas have to do, see `direct`, and they do not see what waits for one to start.
+        requests = max(context.total_num_requests, sum(told.get("requests", {}).values()))
+        by_queue = requests / context.config.get_target_ongoing_requests()
+        latencies = told.get("latency_s", {}).values()
         if self.latency_s is None or not latencies:
             return by_queue, {}
         # What waits is shared among replicas, so twice as many halve it. To want more than that at once would be rash.

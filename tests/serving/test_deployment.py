@@ -32,7 +32,7 @@ from endpoints import pictures, promoted
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="HAProxy comes for Linux")]
 ROOM = 3
 REPLICA = "ray::ServeReplica:raygen:raygen"
-SERVE = {"replicas": {"min": 0, "max": 1, "down_s": 4}, "target": 2, "queue": ROOM, "timeout_s": 30}
+SERVE: dict[str, Any] = {"replicas": {"min": 0, "max": 1, "down_s": 4}, "target": 2, "queue": ROOM, "timeout_s": 30}
 
 
 @dataclass
@@ -170,6 +170,15 @@ def test_a_replica_that_is_killed_while_many_ask(endpoint: Endpoint) -> None:
 
 def test_nobody_asks_and_then_somebody_does(endpoint: Endpoint) -> None:
     made = endpoint.answering(1)
+    (replica,) = endpoint.processes(REPLICA)
+    end = time.monotonic() + 3 * SERVE["replicas"]["down_s"]
+    with endpoint.http.stream("POST", "/v1/generate", json={"rows": 10**6, "seed": 5}, headers={"accept": ARROW}) as answer:
+        for _ in answer.iter_raw():  # one request, which does not end
+            if time.monotonic() > end:
+                break
+            time.sleep(0.2)
+        assert right(endpoint.ask(), made)
+        assert endpoint.processes(REPLICA) == [replica]  # it was busy, and so has stayed
     endpoint.until(60, lambda: not endpoint.processes(REPLICA))
     assert right(endpoint.ask(), made)
 

@@ -16,11 +16,25 @@ from raygen.serving.scaling import Scaling
     ],
 )  # fmt: skip
 def test_replicas(latency_s: float | None, there: int, requests: float, measured: list[float], wanted: float) -> None:
-    context = SimpleNamespace(
+    told = {"latency_s": measured} if measured else {}
+    assert Scaling(latency_s)(state(there, requests, **told))[0] == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize(
+    ("seen", "own", "wanted"), [(0, [64, 32], 3), (16, [64, 32], 3), (128, [64, 32], 4), (16, [0, 0], 0.5)]
+)
+def test_what_replicas_have_to_do_counts_whether_ray_serve_sees_it_or_not(
+    seen: float, own: list[float], wanted: float
+) -> None:
+    assert Scaling()(state(2, seen, requests=own))[0] == pytest.approx(wanted)
+
+
+def state(there: int, seen: float, **told: list[float]) -> SimpleNamespace:
+    """Of affairs: so many replicas, so many requests that Ray Serve sees, and what each replica tells."""
+    return SimpleNamespace(
         current_num_replicas=there,
         target_num_replicas=there,
-        total_num_requests=requests,
-        aggregated_metrics={"latency_s": dict(enumerate(measured))} if measured else {},
+        total_num_requests=seen,
+        aggregated_metrics={name: dict(enumerate(values)) for name, values in told.items()},
         config=SimpleNamespace(get_target_ongoing_requests=lambda: 32),
     )
-    assert Scaling(latency_s)(context)[0] == pytest.approx(wanted)
