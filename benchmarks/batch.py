@@ -62,7 +62,7 @@ def plain(path: str, which: int, output: str) -> None:
     from raygen.datasets.commit import Output
     from raygen.datasets.storage import Folder
     from raygen.generators.generator import Generator
-    from raygen.jobs import augment
+    from raygen.jobs import augment, shard_workers
     from raygen.jobs.project import Project
     from raygen.load import load_spec
 
@@ -71,7 +71,7 @@ def plain(path: str, which: int, output: str) -> None:
     artifact, out = project.trained(), Output(Folder(output))
     out.claim({})
     planned = augment.of_project(project, Generator.load(artifact.uri))
-    maker = augment.work(project.augment, planned, artifact, out).maker()
+    maker = shard_workers.work(project.augment, planned, artifact, out).maker()
     for shard in list(planned)[which::WORKERS]:
         maker.write(out, shard, maker.tables(shard))
 

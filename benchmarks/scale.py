@@ -252,10 +252,10 @@ def hand_out(count: int, workers: int, seconds: float) -> dict[str, Any]:
     from raygen.cluster.connect import connected
     from raygen.datasets.commit import Output
     from raygen.datasets.storage import Folder
-    from raygen.jobs import augment, progress
+    from raygen.jobs import augment, progress, shard_workers
     from raygen.jobs.plan import NewRows, Plan
 
-    augment._Writer, augment.work = Idle, lambda *_: ("", seconds)
+    shard_workers._Writer, shard_workers.work = Idle, lambda *_: ("", seconds)
     planned = Plan(NewRows(count * ROWS, 7, ROWS, None), None)
     spec = SimpleNamespace(resources=SimpleNamespace(augment=None))
     project: Any = SimpleNamespace(augment=SimpleNamespace(workers=workers), spec=spec)
@@ -274,16 +274,16 @@ def hand_out(count: int, workers: int, seconds: float) -> dict[str, Any]:
         augment._write(project, planned, Folder("/nowhere"), Output(Folder("/nowhere")), each, planned.without(()))
         first, cpu = moments[0]
         took = time.perf_counter() - first
-        figures |= {"tasks": augment.tasks(count, workers), "first": round(first - began, 1), "after": round(took, 1)}
+        figures |= {"tasks": shard_workers.tasks(count, workers), "first": round(first - began, 1), "after": round(took, 1)}
         figures["shards_per_second"] = round(count / took)
-        figures["cpu_per_task_ms"] = round(1000 * (time.process_time() - cpu) / augment.tasks(count, workers), 1)
+        figures["cpu_per_task_ms"] = round(1000 * (time.process_time() - cpu) / shard_workers.tasks(count, workers), 1)
     return figures
 
 
 def job(spec: str, count: int) -> dict[str, Any]:
     """``raygen augment`` with workers that write a byte for each shard."""
     from raygen.cluster.connect import connected
-    from raygen.jobs import augment
+    from raygen.jobs import augment, shard_workers
     from raygen.jobs.project import Project
     from raygen.spec import Spec
 
@@ -291,7 +291,7 @@ def job(spec: str, count: int) -> dict[str, Any]:
     document["augment"]["rows"] = count * ROWS
     project = Project(Spec.model_validate(document))
     output = Path(project.output.folder.uri)
-    augment._Writer, augment.work = Idle, lambda *_: (str(output), 0.0)
+    shard_workers._Writer, shard_workers.work = Idle, lambda *_: (str(output), 0.0)
     write = augment._write
 
     def timed(*arguments: Any) -> None:

@@ -7,9 +7,8 @@ from importlib.metadata import version
 
 from raygen.cluster import credentials, pods, submit
 from raygen.cluster.commented import Document, dump, said
-from raygen.cluster.order import Order, check, check_shared, selectors, volumes
+from raygen.cluster.options import Options, check, check_shared, selectors, volumes
 from raygen.cluster.pods import Group, Setting
-from raygen.errors import SpecError
 from raygen.machines import Resources
 from raygen.resources import demands, places
 from raygen.spec import Spec
@@ -25,44 +24,44 @@ LONGEST = 47
 """Characters of a name: KubeRay adds some of its own to it, and Kubernetes takes 63."""
 
 
-def written(spec: Spec, order: Order) -> str:
-    """The manifest, as YAML: the same for the same spec and order, whoever asks.
+def written(spec: Spec, options: Options) -> str:
+    """The manifest, as YAML: the same for the same spec and options, whoever asks.
 
     Raises:
-        SpecError: the spec holds a credential, or does not say what the job needs; or the order is wrong, or lacks a thing.
+        SpecError: the spec holds a credential, or does not say what the job needs; or an option is wrong, or missing.
         OutputError: a place that the spec names is not the same in all pods.
     """
     credentials.refuse(spec.model_dump(mode="json", by_alias=True), "the spec")
-    check(order)
-    if order.kind == "job" and order.job == "augment" and spec.augment is None:
-        raise SpecError("augment is missing: the spec does not say what to make", "add: augment: {rows: 50000}")
-    mounted = volumes(order.volumes)
+    check(options)
+    if options.kind == "job" and options.job == "augment":
+        spec.require_augment()
+    mounted = volumes(options.volumes)
     check_shared(spec, mounted)
-    made = _groups(spec, order)
+    made = _groups(spec, options)
     setting = Setting(
-        image=order.image or f"raygen:{version('raygen')}{'-gpu' * any(group.gpus for group in made)}",
-        environment=_environment(spec) if order.kind == "service" else {},
-        secrets=order.secrets,
+        image=options.image or f"raygen:{version('raygen')}{'-gpu' * any(group.gpus for group in made)}",
+        environment=_environment(spec) if options.kind == "service" else {},
+        secrets=options.secrets,
         volumes=mounted,
-        selectors=selectors(order.selectors, made),
+        selectors=selectors(options.selectors, made),
     )
-    documents = {"job": _job, "service": _service, "cluster": _cluster}[order.kind](spec, order, made, setting)
+    documents = {"job": _job, "service": _service, "cluster": _cluster}[options.kind](spec, options, made, setting)
     return "---\n".join(dump(document) for document in documents)
 
 
-def _job(spec: Spec, order: Order, made: Sequence[Group], setting: Setting) -> list[Document]:
-    called = submit.name(order.job, spec, order.overwrite, setting.image)  # where its attempts are numbered, in the storage
-    name = _named(f"{order.job}-{spec.name}", called[-12:])
-    command = f"python -m raygen {order.job} {pods.SPEC}/spec.yaml{' --overwrite' * order.overwrite}"
+def _job(spec: Spec, options: Options, made: Sequence[Group], setting: Setting) -> list[Document]:
+    called = submit.name(options.job, spec, options.overwrite, setting.image)  # where its attempts are numbered
+    name = _named(f"{options.job}-{spec.name}", called[-12:])
+    command = f"python -m raygen {options.job} {pods.SPEC}/spec.yaml{' --overwrite' * options.overwrite}"
     config = {
         **said(
-            f"raygen {order.job} of {spec.name}, for KubeRay {SINCE} or newer, by raygen {version('raygen')}.",
-            f"What it says: kubectl logs --follow job/{name}{_in_namespace(order)}",
-            *_unnamed(spec, order),
+            f"raygen {options.job} of {spec.name}, for KubeRay {SINCE} or newer, by raygen {version('raygen')}.",
+            f"What it says: kubectl logs --follow job/{name}{_in_namespace(options)}",
+            *_unnamed(spec, options),
         ),
         "apiVersion": "v1",
         "kind": "ConfigMap",
-        "metadata": _metadata(name, order),
+        "metadata": _metadata(name, options),
         **said("Another spec is another job: raygen cluster manifest writes it"),
         "immutable": True,
         "data": {"spec.yaml": spec.to_yaml()},
@@ -70,7 +69,7 @@ def _job(spec: Spec, order: Order, made: Sequence[Group], setting: Setting) -> l
     job = {
         "apiVersion": API,
         "kind": "RayJob",
-        "metadata": _metadata(name, order),
+        "metadata": _metadata(name, options),
         "spec": {
             **said("true gives all machines back, whenever you like; false goes on from there"),
             "suspend": False,
@@ -95,7 +94,7 @@ def _job(spec: Spec, order: Order, made: Sequence[Group], setting: Setting) -> l
     return [config, job]
 
 
-def _service(spec: Spec, order: Order, made: Sequence[Group], setting: Setting) -> list[Document]:
+def _service(spec: Spec, options: Options, made: Sequence[Group], setting: Setting) -> list[Document]:
     from raygen.serving.haproxy import DRAIN
 
     name = _named(f"serve-{spec.name}")  # KubeRay would give a Service of one kind of its resources to the other
@@ -107,7 +106,7 @@ def _service(spec: Spec, order: Order, made: Sequence[Group], setting: Setting) 
         ),
         "apiVersion": API,
         "kind": "RayService",
-        "metadata": _metadata(name, order),
+        "metadata": _metadata(name, options),
         "spec": {
             **said("What needs other pods gets a new cluster; the old one goes when its last answers can be through"),
             "upgradeStrategy": {"type": "NewCluster"},
@@ -120,30 +119,30 @@ def _service(spec: Spec, order: Order, made: Sequence[Group], setting: Setting) 
     return [service]
 
 
-def _cluster(spec: Spec, order: Order, made: Sequence[Group], setting: Setting) -> list[Document]:
+def _cluster(spec: Spec, options: Options, made: Sequence[Group], setting: Setting) -> list[Document]:
     name = _named(f"cluster-{spec.name}")
     cluster = {
         **said(
             f"A cluster for what {spec.name} asks for, for KubeRay {SINCE} or newer, by raygen {version('raygen')}.",
-            f"kubectl port-forward service/{name}-head-svc 8265{_in_namespace(order)}",
+            f"kubectl port-forward service/{name}-head-svc 8265{_in_namespace(options)}",
             "export RAY_AUTH_MODE=token RAY_AUTH_TOKEN=$(",
-            f"  kubectl get secret {name}{_in_namespace(order)} --output",
+            f"  kubectl get secret {name}{_in_namespace(options)} --output",
             "  go-template='{{.data.auth_token|base64decode}}')",
             "raygen submit SPEC --address http://127.0.0.1:8265",
-            *_unnamed(spec, order),
+            *_unnamed(spec, options),
         ),
         "apiVersion": API,
         "kind": "RayCluster",
-        "metadata": _metadata(name, order),
+        "metadata": _metadata(name, options),
         "spec": pods.cluster(made, setting, version("ray")),
     }
     return [cluster]
 
 
-def _groups(spec: Spec, order: Order) -> list[Group]:
-    if order.kind == "service":
+def _groups(spec: Spec, options: Options) -> list[Group]:
+    if options.kind == "service":
         return pods.groups(demands(spec, ["serve"]), least=spec.serve.replicas.min)
-    return pods.groups(demands(spec, [order.job if order.kind == "job" else "run"]), started=order.kind == "job")
+    return pods.groups(demands(spec, [options.job if options.kind == "job" else "run"]), started=options.kind == "job")
 
 
 def _serve_config(spec: Spec) -> Document:
@@ -160,20 +159,20 @@ def _environment(spec: Spec) -> dict[str, str]:
     return haproxy.settings(spec.serve.timeout_s)
 
 
-def _unnamed(spec: Spec, order: Order) -> list[str]:
+def _unnamed(spec: Spec, options: Options) -> list[str]:
     """What there may be too little of."""
-    if order.secrets or not any(path.startswith("s3") for path in places(spec).values()):
+    if options.secrets or not any(path.startswith("s3") for path in places(spec).values()):
         return []
     return ["No Secret is named (--secret): what is on S3 is read by whatever the pods' machines may."]
 
 
-def _in_namespace(order: Order) -> str:
+def _in_namespace(options: Options) -> str:
     """An option of kubectl's."""
-    return f" --namespace {order.namespace}" if order.namespace else ""
+    return f" --namespace {options.namespace}" if options.namespace else ""
 
 
-def _metadata(name: str, order: Order) -> Document:
-    placed = {"namespace": order.namespace} if order.namespace else {}
+def _metadata(name: str, options: Options) -> Document:
+    placed = {"namespace": options.namespace} if options.namespace else {}
     return {"name": name, **placed, "labels": {"app.kubernetes.io/name": "raygen", "app.kubernetes.io/instance": name}}
 
 

@@ -114,8 +114,8 @@ def check(request: Request) -> None:
         SpecError: it has relative paths, or a credential, or there is nothing to do.
     """
     credentials.refuse(request.spec.model_dump(mode="json", by_alias=True), "the spec")
-    if request.job == "augment" and request.spec.augment is None:
-        raise SpecError("augment is missing: the spec does not say what to make", "add: augment: {rows: 50000}")
+    if request.job == "augment":
+        request.spec.require_augment()
     for key, path in local_paths(request.spec).items():
         if not path.startswith("/"):
             raise SpecError(

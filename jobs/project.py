@@ -75,9 +75,7 @@ class Project:
 
     @property
     def augment(self) -> AugmentSpec:
-        if self.spec.augment is None:
-            raise SpecError("augment is missing: the spec does not say what to make", "add: augment: {rows: 50000}")
-        return self.spec.augment
+        return self.spec.require_augment()
 
     @property
     def asked(self) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from raygen.datasets.storage import Folder
 from raygen.errors import DataError, OutputError
 from raygen.generators.base import TILE
 from raygen.generators.generator import Generator, default_device, versions
-from raygen.jobs import augment, progress, ready, waiting
+from raygen.jobs import augment, progress, ready, shard_workers, waiting
 from raygen.jobs.plan import Plan, Shard, plan
 from raygen.jobs.shards import ROWS_AT_ONCE, VARIANT
 from raygen.machines import Resources
@@ -193,7 +193,7 @@ def _footer_rows(output: Output, name: str) -> int | None:
 
 def _work(
     output: Output, manifest: dict[str, Any], generator: Folder | None, elsewhere: Folder
-) -> tuple[augment.Work, list[Shard], dict[str, str], dict[str, int]]:
+) -> tuple[shard_workers.Work, list[Shard], dict[str, str], dict[str, int]]:
     """What the dataset was made by, from what its plan says: where they are, and what was asked. Also the means
     of this machine, which need not make the same bits as those that made it, and how many rows of each class there are."""
     job = manifest["plan"] if intact(manifest) else _plan(output) or manifest["plan"]
@@ -235,7 +235,7 @@ def _work(
             )
     planned = plan(asked, made, real, counts)
     here = {**versions(made.spec), "device": default_device().type}
-    return augment.work(asked, planned, place, output), list(planned), here, augment.by_class(made, planned)
+    return shard_workers.work(asked, planned, place, output), list(planned), here, augment.by_class(made, planned)
 
 
 def _of_plan(planned: Plan, shards: list[Shard], counts: dict[str, int], manifest: dict[str, Any]) -> Iterator[str]:
@@ -279,12 +279,12 @@ def _some(shards: list[Shard], rows: int, planned: Plan) -> list[Check]:
     return checks
 
 
-def _one_by_one(checks: list[Check], work: augment.Work, exact: bool) -> Iterator[tuple[int, list[str]]]:
+def _one_by_one(checks: list[Check], work: shard_workers.Work, exact: bool) -> Iterator[tuple[int, list[str]]]:
     checker = _Checker(work, exact)
     return (checker.check(check) for check in checks)
 
 
-def _spread(checks: list[Check], work: augment.Work, exact: bool, gpus: int) -> Iterator[tuple[int, list[str]]]:
+def _spread(checks: list[Check], work: shard_workers.Work, exact: bool, gpus: int) -> Iterator[tuple[int, list[str]]]:
     """The same by so many GPUs of the cluster, or by all of its CPUs."""
     import ray.data
 
@@ -293,7 +293,7 @@ def _spread(checks: list[Check], work: augment.Work, exact: bool, gpus: int) -> 
     waiting.for_room(Demand("verify", 1, 1, Resources(cpus=0 if gpus else 1, gpus=1 if gpus else 0), given=False))
     workers = max(1, min(len(checks), gpus or cpus))
     items = [{"shard": check.shard.to_json(), "at": check.at} for check in checks]
-    found = ray.data.from_items(items, override_num_blocks=augment.tasks(len(items), workers)).map_batches(
+    found = ray.data.from_items(items, override_num_blocks=shard_workers.tasks(len(items), workers)).map_batches(
         _Checker,
         fn_constructor_args=(work, exact, "cuda" if gpus else "cpu"),
         batch_size=1,
@@ -309,7 +309,7 @@ def _spread(checks: list[Check], work: augment.Work, exact: bool, gpus: int) -> 
 class _Checker:
     """Makes rows again and compares them with those of the file."""
 
-    def __init__(self, work: augment.Work, exact: bool, device: str | None = None) -> None:
+    def __init__(self, work: shard_workers.Work, exact: bool, device: str | None = None) -> None:
         self.maker, self.output, self.exact = work.maker(device), Output(Folder(work.output)), exact
 
     def __call__(self, items: dict[str, Any]) -> dict[str, Any]:

@@ -44,11 +44,11 @@ def manifest(
             given = "--overwrite" if overwrite else "--job"
             raise RaygenError(f"{given} is about a job, and --kind is {kind}", f"leave {given} out, or give --kind job")
         from raygen.cluster.manifests import written
-        from raygen.cluster.order import Order
+        from raygen.cluster.options import Options
         from raygen.load import load_spec
 
-        order = Order(kind, job, overwrite, image, namespace, secret, volume, node_selector)
-        text = written(load_spec(spec, set_), order)
+        options = Options(kind, job, overwrite, image, namespace, secret, volume, node_selector)
+        text = written(load_spec(spec, set_), options)
         if output is None:
             print(text, end="")
             return

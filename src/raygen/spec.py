@@ -15,7 +15,7 @@ from pydantic import model_validator as validator
 
 from raygen import gate
 from raygen.dialect import dump
-from raygen.errors import DataError, did_you_mean
+from raygen.errors import DataError, SpecError, did_you_mean
 from raygen.gate import OF_USE, GateRule, MetricOfImages, MetricOfTables
 from raygen.machines import ResourcesSpec
 from raygen.options import FAMILIES, FamilySpec, GanSpec, GeneratorSpec, PositiveFloat, Strict, TransformsSpec
@@ -451,6 +451,16 @@ class Spec(Strict):
     def varies(self) -> bool:
         """Whether rows are made by varying real ones, rather than new."""
         return self.generator.family == "transforms" or (self.augment is not None and self.augment.variants is not None)
+
+    def require_augment(self) -> AugmentSpec:
+        """What ``augment`` is to make.
+
+        Raises:
+            SpecError: it does not say.
+        """
+        if self.augment is None:
+            raise SpecError("augment is missing: the spec does not say what to make", "add: augment: {rows: 50000}")
+        return self.augment
 
     @property
     def allocates(self) -> bool:

@@ -20,7 +20,7 @@ import yaml
 from s3 import free_ports
 
 from raygen.cluster.manifests import written
-from raygen.cluster.order import Order
+from raygen.cluster.options import Options
 from raygen.load import load_spec
 
 BIN = Path(sys.executable).parent
@@ -121,7 +121,7 @@ def test_a_job_runs_as_its_manifest_says(small: Document, tmp_path: Path) -> Non
     small["resources"] = {"train": {"cpus": 1, "memory": "1GiB"}}
     data = Path(small["dataset"]["path"].removeprefix("file://"))
     spec = load_spec(small)
-    text = written(spec, Order("job", "train", volumes=[f"store:{tmp_path}", f"data:{data}"]))
+    text = written(spec, Options("job", "train", volumes=[f"store:{tmp_path}", f"data:{data}"]))
     config, job = yaml.safe_load_all(text)
     (tmp_path / "spec.yaml").write_text(config["data"]["spec.yaml"])
     home = tmp_path / "home"

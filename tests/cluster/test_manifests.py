@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from raygen.cli import app
 from raygen.cluster.kinds import Kind
 from raygen.cluster.manifests import written
-from raygen.cluster.order import Order
+from raygen.cluster.options import Options
 from raygen.datasets.storage import Folder
 from raygen.load import load_spec
 from raygen.resources import Node, demands, refusal
@@ -69,8 +69,8 @@ def made(spec: Spec, kind: Kind, selectors: list[str], **more: Any) -> list[Docu
     """The documents, and the same under any hash seed: see ``test_it_is_the_same_every_time``."""
     selectors = [] if kind == "service" else selectors
     volumes = ["claim:/mnt/shared"]
-    order = Order(kind, **{"secrets": ["s3"], "namespace": "ml", "volumes": volumes, "selectors": selectors, **more})
-    return list(yaml.safe_load_all(written(spec, order)))
+    options = Options(kind, **{"secrets": ["s3"], "namespace": "ml", "volumes": volumes, "selectors": selectors, **more})
+    return list(yaml.safe_load_all(written(spec, options)))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -302,7 +302,7 @@ def test_no_variable_of_who_writes_it_is_in_it(monkeypatch: pytest.MonkeyPatch) 
     for name in ("AWS_SECRET_ACCESS_KEY", "AWS_ACCESS_KEY_ID", "RAYGEN_TOKENS", "RAY_AUTH_TOKEN"):
         monkeypatch.setenv(name, "not-for-others")
     for kind in KINDS:
-        text = written(load_spec(PLAIN), Order(kind, secrets=["s3"]))
+        text = written(load_spec(PLAIN), Options(kind, secrets=["s3"]))
         assert "not-for-others" not in text
         assert "name: s3\n" in text
 

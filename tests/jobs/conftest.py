@@ -13,7 +13,7 @@ import torch
 from raygen.datasets import columns, stream
 from raygen.datasets.codec import Codec
 from raygen.generators.generator import Generator, untrained
-from raygen.jobs import augment, ready
+from raygen.jobs import augment, ready, shard_workers
 from raygen.jobs.project import Project, write_json
 from raygen.load import load_spec
 
@@ -65,7 +65,7 @@ def published(document: Spec, seed: int = 0) -> Project:
 
 def here(project: Project, planned: Any, artifact: Any, output: Any, each: Any, todo: list[Any]) -> None:
     """What Ray's workers do, by this process."""
-    maker = augment.work(project.augment, planned, artifact, output).maker("cpu")
+    maker = shard_workers.work(project.augment, planned, artifact, output).maker("cpu")
     for shard in todo:
         maker.write(output, shard, maker.tables(shard))
 

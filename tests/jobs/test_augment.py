@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 import raygen
 from raygen.cli import app
-from raygen.jobs import augment
+from raygen.jobs import augment, shard_workers
 from raygen.jobs.project import Project
 from raygen.machines import Resources
 
@@ -32,7 +32,7 @@ ASKED: dict[str, dict[str, Any]] = {
 
 
 def here(project: Project, planned: Any, artifact: Any, output: Any, each: Any, todo: list[Any]) -> None:
-    maker = augment.work(project.augment, planned, artifact, output).maker("cpu")
+    maker = shard_workers.work(project.augment, planned, artifact, output).maker("cpu")
     for shard in todo:
         maker.write(output, shard, maker.tables(shard))
 
@@ -56,8 +56,8 @@ def test_workers_write_what_one_process_would_in_any_order(
     asked = ASKED["variants"]
     expected = parts(write("here", **asked) / "data")
     true = augment._write
-    monkeypatch.setattr(augment, "TASKS", len(expected) // 2)
-    monkeypatch.setattr(augment, "OF_A_WORKER", 1)
+    monkeypatch.setattr(shard_workers, "TASKS", len(expected) // 2)
+    monkeypatch.setattr(shard_workers, "OF_A_WORKER", 1)
     monkeypatch.setattr(augment, "_write", lambda *arguments: true(*arguments[:-1], arguments[-1][::-1]))
     output = tmp_path / "out"
     assert by_ray(base, trained, output, 3, **asked) == expected
@@ -85,7 +85,7 @@ def test_workers_write_what_one_process_would_in_any_order(
     ],
 )
 def test_how_many_shards_are_a_task(shards: int, workers: int, each: int) -> None:
-    assert augment.tasks(shards, workers) == (max(1, -(-shards // each)) if each else 1)
+    assert shard_workers.tasks(shards, workers) == (max(1, -(-shards // each)) if each else 1)
 
 
 def metrics(output: Path, *names: str) -> dict[str, float]:
@@ -106,10 +106,10 @@ def test_the_stages_for_gpus_write_the_same(
 ) -> None:
     expected = parts(write("here", **ASKED["variants"]) / "data")
 
-    def streamed(items: Any, work: augment.Work, workers: int, each: Resources) -> Any:
-        return augment._streamed(items, work, workers, each)
+    def streamed(items: Any, work: shard_workers.Work, workers: int, each: Resources) -> Any:
+        return shard_workers.streamed(items, work, workers, each)
 
-    monkeypatch.setattr(augment, "_fused", streamed)
+    monkeypatch.setattr(shard_workers, "fused", streamed)
     assert by_ray(base, trained, tmp_path / "out", 2, **ASKED["variants"]) == expected
 
 
@@ -119,15 +119,15 @@ def test_the_stages_for_gpus_one_by_one(write: Write, asked: dict[str, Any]) -> 
     expected = parts(write("here", **asked) / "data")
 
     def stages(project: Project, planned: Any, artifact: Any, output: Any, each: Any, todo: list[Any]) -> None:
-        work = augment.work(project.augment, planned, artifact, output)
+        work = shard_workers.work(project.augment, planned, artifact, output)
         work = pickle.loads(pickle.dumps(work))
         for shard in todo:
-            read = augment._read({"shard": np.array([shard.to_json()], object)}, work)
-            made = augment._Making(work)(pickle.loads(pickle.dumps(read)))
-            assert augment._write_made(pickle.loads(pickle.dumps(made)), work) == {
+            read = shard_workers._read({"shard": np.array([shard.to_json()], object)}, work)
+            made = shard_workers._Making(work)(pickle.loads(pickle.dumps(read)))
+            assert shard_workers._write_made(pickle.loads(pickle.dumps(made)), work) == {
                 "rows": [planned.size(shard)],
                 "retried": [0],
-                "worker": [augment._worker()],
+                "worker": [shard_workers._worker()],
             }
 
     assert parts(write("out", by=stages, **asked) / "data") == expected
@@ -141,11 +141,11 @@ def test_what_is_begun_again_knows_it(tmp_path: Path) -> None:
         if not (tmp_path / "begun").exists():
             (tmp_path / "begun").touch()
             os._exit(1)
-        return augment.begun_before()
+        return shard_workers.begun_before()
 
     assert ray.get(ray.remote(lost_once).options(max_retries=1).remote())
     assert not ray.get(ray.remote(lost_once).remote())
-    assert not augment.begun_before()
+    assert not shard_workers.begun_before()
 
 
 def test_what_was_begun_stays_with_its_means(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:

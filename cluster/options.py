@@ -20,7 +20,7 @@ _TAKEN = ("/", "/dev", "/etc", "/home", "/proc", "/sys", "/tmp", "/usr")  # noqa
 
 
 @dataclass(frozen=True)
-class Order:
+class Options:
     """What is asked for beside the spec.
 
     Attributes:
@@ -44,24 +44,24 @@ class Order:
     selectors: Sequence[str] = ()
 
 
-def check(order: Order) -> None:
+def check(options: Options) -> None:
     """Fail where a word of it is none.
 
     Raises:
         SpecError: it is not.
     """
-    if order.kind == "service" and not order.secrets:
+    if options.kind == "service" and not options.secrets:
         raise SpecError(
             "an endpoint needs tokens, so that not everybody may ask",
             "kubectl create secret generic NAME --from-literal=RAYGEN_TOKENS=ana:$(raygen token ana), and --secret NAME",
         )
-    for name in order.secrets:
+    for name in options.secrets:
         if not _NAME.fullmatch(name):
             raise SpecError("--secret: is no name of a Secret", "give its name, and no value: kubectl get secrets")
-    if order.namespace is not None and not _LABEL.fullmatch(order.namespace):
-        raise SpecError(f"--namespace {order.namespace}: is no name", "letters a to z, digits and -, at most 63")
-    if order.image is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._/:@-]*", order.image):
-        raise SpecError(f"--image {order.image!r}: is no image", "as in raygen:0.1.0, or example.org/raygen@sha256:…")
+    if options.namespace is not None and not _LABEL.fullmatch(options.namespace):
+        raise SpecError(f"--namespace {options.namespace}: is no name", "letters a to z, digits and -, at most 63")
+    if options.image is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._/:@-]*", options.image):
+        raise SpecError(f"--image {options.image!r}: is no image", "as in raygen:0.1.0, or example.org/raygen@sha256:…")
 
 
 def volumes(given: Sequence[str]) -> dict[str, str]:
