@@ -1,6 +1,8 @@
 """Ways to what is asked most that are shorter than FastAPI's and Ray Serve's own, which take longer than all else that few
 rows need."""
 
+import os
+import pkgutil
 from collections.abc import Mapping
 
 from starlette.middleware import Middleware
@@ -28,14 +30,21 @@ class Direct:
 
 
 def first() -> list[Middleware]:
-    """What Ray Serve is to have before all of its own, as it finds it by ``environment``."""
-    return [Middleware(Direct, ahead)]
+    """What Ray Serve is to have before all of its own, as it finds it by ``environment``: the last of it is asked first, so
+    what the cluster has there by itself still sees every request."""
+    theirs = os.environ.get(_THEIRS)
+    return [Middleware(Direct, ahead), *(pkgutil.resolve_name(theirs)() if theirs and theirs != _OURS else [])]
 
 
 def environment() -> dict[str, str]:
     """Of a replica. What is ahead is in the thread in which Ray Serve reads requests, so all of the application has to be,
     too."""
     return {
-        "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": f"{__name__}:{first.__name__}",
+        _THEIRS: f"${{{_HOOK}}}",  # as it is on the machine of the replica; Ray sets variables in the order of the alphabet
+        _HOOK: _OURS,
         "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
     }
+
+
+_HOOK, _THEIRS = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH", "RAYGEN_HTTP_PROXY_CALLBACK_IMPORT_PATH"
+_OURS = f"{__name__}:{first.__name__}"

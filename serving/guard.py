@@ -151,8 +151,11 @@ class Guard:
         except Exception as error:
             if whole:  # FastAPI raises again what it has answered
                 return
-            problem = _problem(error) or _failure(scope, error)
+            found = _problem(error)
+            problem = found or _failure(scope, error)
             if status:  # who gets an answer has to see that it broke off
+                if found is not None:
+                    log.warning("the answer to request %s broke off: %s", name, found.detail)
                 raise
             await _answer(scope, problem)(scope, receive, answer)
         finally:

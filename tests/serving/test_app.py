@@ -20,6 +20,8 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from raygen.datasets.storage import Folder
+from raygen.errors import RaygenError
+from raygen.generators.generator import Generator
 from raygen.jobs.registry import Registry
 from raygen.serving import auth
 from raygen.serving.answers import ARROW, PARQUET
@@ -240,6 +242,25 @@ def test_a_mistake_costs_no_rows(client: TestClient, path: str, asked: dict[str,
     for _ in range(2):
         problem(client.post(f"/v1/{path}", json={"model": "digits", **asked}, headers=headers), 422)
     assert client.post("/v1/generate", json={**ASKED, "rows": 100}, headers=headers).status_code == 200
+
+
+def test_the_log_has_why_an_answer_broke_off(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("raygen.serving.tiles.MOST", 1)
+    monkeypatch.setattr("raygen.serving.tiles.PIECE", 10)
+    sample = Generator.sample
+
+    def some(self: Generator, rows: range, *of: Any) -> Any:
+        if rows.start >= 10:
+            raise RaygenError("the fan stands still", "clean it")
+        return sample(self, rows, *of)
+
+    monkeypatch.setattr(Generator, "sample", some)
+    headers = {"accept": ARROW, "x-request-id": "mine"}
+    with contextlib.suppress(Exception):  # as the server closes the connection
+        client.post("/v1/generate", json={**ASKED, "rows": 100}, headers=headers)
+    assert "the answer to request mine broke off: the fan stands still" in caplog.text
 
 
 def test_rows_of_a_broken_connection_are_paid_for_as_far_as_they_came(

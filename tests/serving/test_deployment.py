@@ -129,6 +129,18 @@ def test_http_is_answered_on_loopback_only(endpoint: Endpoint) -> None:
     assert all(speaking.values()), speaking
 
 
+def test_rows_are_answered_ahead_of_ray_serve_and_behind_what_the_cluster_has_before_it(endpoint: Endpoint) -> None:
+    (replica,) = endpoint.processes(REPLICA)
+    listening = [found.laddr.port for found in replica.net_connections("tcp") if found.status == psutil.CONN_LISTEN]
+    (port,) = filter(_speaks_http, listening)
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}/v1", timeout=60) as http:
+        ours = http.post("/generate", json={"rows": 1})
+        theirs = http.post("/interpolate", json={"between": [0, 1], "steps": 2})
+    assert [ours.status_code, theirs.status_code] == [200, 200]
+    assert [len(answer.headers["x-request-id"]) for answer in (ours, theirs)] == [16, 36]  # which a UUID of Ray Serve has
+    assert [answer.headers.get_list("x-passed") for answer in (ours, theirs)] == [["theirs"], ["theirs"]]
+
+
 def _speaks_http(port: int) -> bool:
     """Rather than gRPC, which Ray speaks on all interfaces."""
     try:

@@ -1,49 +1,43 @@
-"""What is answered ahead of Ray Serve's own parts, by its own server."""
+"""What is answered ahead of Ray Serve's own parts; that Ray Serve asks for it is in test_deployment.py."""
 
-import os
-import subprocess
 import sys
+from pathlib import Path
+
+import pytest
+from starlette.applications import Starlette
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
+from starlette.testclient import TestClient
 
 from raygen.serving import direct
 
-SERVED = """
-import asyncio, urllib.request
-from ray.serve._private import http_util
-from ray.serve.config import HTTPOptions
-from raygen.serving import direct
-
-def told(what):
-    async def app(scope, receive, send):
-        await send({"type": "http.response.start", "status": 200, "headers": []})
-        await send({"type": "http.response.body", "body": what})
-    return app
-
-def asked(port, path, body):
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", body) as answer:
-        print(answer.read().decode(), "x-request-id" in answer.headers)
-
-async def main():
-    options = http_util.configure_http_middlewares(HTTPOptions(host="127.0.0.1", port=0))
-    loop = asyncio.get_running_loop()
-    task, server = await http_util.start_asgi_http_server(told(b"Ray Serve"), options, event_loop=loop)
-    while not server.started:
-        await asyncio.sleep(0.01)
-    port = server.servers[0].sockets[0].getsockname()[1]
-    for ahead in ({}, {"/v1/generate": told(b"raygen")}):
-        direct.ahead.update(ahead)
-        for path, body in (("/v1/generate", b"{}"), ("/v1/generate", None), ("/-/healthz", None)):
-            await asyncio.to_thread(asked, port, path, body)
-    server.should_exit = True
-    await task
-
-asyncio.run(main())
-"""
+sys.path.append(str(Path(__file__).parent))
+from endpoint import Passed
 
 
-def test_a_question_is_answered_before_ray_serve_hears_of_it() -> None:
-    """By the hook of this very Ray Serve, which names every request that gets to it."""
-    done = subprocess.run(
-        [sys.executable, "-c", SERVED], env=os.environ | direct.environment(), capture_output=True, text=True, check=True
-    )
-    theirs = "Ray Serve True"
-    assert done.stdout.splitlines() == [theirs, theirs, theirs, "raygen False", theirs, theirs]
+def test_only_questions_are_ahead_and_only_where_there_is_a_replica(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(direct, "ahead", {})
+    (middleware,) = direct.first()
+    rest = Starlette(routes=[Route("/{path:path}", lambda _: PlainTextResponse("Ray Serve"), methods=["GET", "POST"])])
+    with TestClient(middleware.cls(rest, *middleware.args, **middleware.kwargs)) as http:
+
+        def told() -> list[str]:
+            asked = [("POST", "/v1/generate"), ("GET", "/v1/generate"), ("POST", "/v1/generate/"), ("GET", "/-/healthz")]
+            return [http.request(*each).text for each in asked]
+
+        assert told() == ["Ray Serve"] * 4
+        direct.ahead["/v1/generate"] = PlainTextResponse("raygen")
+        assert told() == ["raygen", *["Ray Serve"] * 3]
+
+
+@pytest.mark.parametrize("theirs", ["endpoint:middleware", "endpoint.middleware"])
+def test_what_a_cluster_has_there_already_comes_first(theirs: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray Serve asks the last one first."""
+    ours, before = direct.environment(), "RAYGEN_HTTP_PROXY_CALLBACK_IMPORT_PATH"
+    (hook,) = (name for name, value in ours.items() if value == "raygen.serving.direct:first")
+    assert ours[before] == f"${{{hook}}}"
+    assert before < hook  # the order in which Ray sets them
+    monkeypatch.setenv(before, theirs)
+    assert [middleware.cls for middleware in direct.first()] == [direct.Direct, Passed]
+    monkeypatch.setenv(before, ours[hook])
+    assert [middleware.cls for middleware in direct.first()] == [direct.Direct]
