@@ -259,7 +259,7 @@ def test_the_log_has_why_an_answer_broke_off(
     monkeypatch.setattr(Generator, "sample", some)
     headers = {"accept": ARROW, "x-request-id": "mine"}
     with contextlib.suppress(Exception):  # as the server closes the connection
-        client.post("/v1/generate", json={**ASKED, "rows": 100}, headers=headers)
+        client.post("/v1/generate", json={**ASKED, "start": 0, "rows": 100}, headers=headers)
     assert "the answer to request mine broke off: the fan stands still" in caplog.text
 
 
