@@ -88,7 +88,9 @@ def test_a_cluster_comes_works_and_goes(machines: Machines, user: User) -> None:
     assert [node["address"] for node in nodes] == [machines[name].address for name in NAMES]
     assert [node["head"] for node in nodes] == [True, False, False]
 
-    shown = user.raygen("status")
+    while "?/" in (shown := user.raygen("status")).stdout:  # a node has come, and has not told yet what is free there
+        assert time.monotonic() < deadline, shown.stdout
+        time.sleep(1)
     assert shown.returncode == 0, shown.stderr
     lines = [" ".join(line.split()) for line in shown.stdout.splitlines()]
     assert lines[0] == "node type CPUs GPUs memory"
