@@ -117,6 +117,8 @@ def machines(folder: Path, count: int) -> Iterator[tuple[Machine, ...]]:
             machine = Machine(f"{network}.{number + 11}", idle[0].pid, private)
             link = f"{name}-{number}"
             _ip("link", "add", link, "type", "veth", "peer", "name", "eth0", "netns", str(machine.pid))
+            # It goes with the machine, if not at once, and the next ones have the same names.
+            stack.callback(subprocess.run, ["ip", "link", "del", link], capture_output=True)
             _ip("link", "set", link, "master", name, "up")
             for words in (
                 ["ip", "link", "set", "lo", "up"],
